@@ -1,0 +1,12 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="mvgrpo_jax",
+    version="0.1.0",
+    description="Multi-View GRPO and its family for flow models, in JAX",
+    packages=find_packages(include=["mvgrpo_jax", "mvgrpo_jax.*"]),
+    package_data={"mvgrpo_jax": ["assets/**/*"]},
+    python_requires=">=3.11,<3.13",
+    install_requires=[line for line in open("requirements.txt").read().splitlines() if line and line[0] not in "#-"],
+    extras_require={"test": ["torch==2.13.0", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6"]},
+)
