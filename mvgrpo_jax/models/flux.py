@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -237,7 +236,3 @@ def forward_flops(config: FluxConfig, image_tokens: int, text_tokens: int) -> in
     ends += text_tokens * d * config.joint_attention_dim
     return 2 * int(linear + scores + modulation + embed + ends)
 
-
-def dynamic_shift(tokens: int, base: float = 0.5, maximum: float = 1.15, low: int = 256, high: int = 4096) -> float:
-    """exp(mu) with mu linear in the number of image tokens, as diffusers' FluxPipeline computes it."""
-    return math.exp(base + (maximum - base) * (tokens - low) / (high - low))

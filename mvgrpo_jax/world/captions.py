@@ -139,13 +139,17 @@ def describe(scene: Scene, perspective: str) -> str:
     )
 
 
-def training_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption of random style for pretraining: complete, a prompt or a perspective, sometimes in other words."""
+def training_description(scene: Scene, rng: np.random.Generator) -> Scene:
+    """A description of random style for pretraining: complete, a prompt or a perspective."""
     style = rng.random()
     if style < 0.4:
-        text = complete(scene)
-    elif style < 0.75:
-        text = prompt(scene, rng)
-    else:
-        text = describe(scene, str(rng.choice(list(PERSPECTIVES))))
+        return dataclasses.replace(scene, count=None)
+    if style < 0.75:
+        return read(prompt(scene, rng))
+    return read(describe(scene, str(rng.choice(list(PERSPECTIVES)))))
+
+
+def training_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """The text of a training description, three times in ten in other words."""
+    text = write(training_description(scene, rng))
     return reword(text, rng) if rng.random() < 0.3 else text

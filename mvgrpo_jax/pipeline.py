@@ -1,0 +1,169 @@
+"""A diffusers FluxPipeline folder as networks, parameter trees and tokenizers, and the pure functions over them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvgrpo_jax import schedules
+from mvgrpo_jax.convert.files import atomic, read_json
+from mvgrpo_jax.convert.weights import export_params, import_params
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models import clip, flux, t5, vae
+from mvgrpo_jax.models.module import Network, Params
+from mvgrpo_jax.types import Condition
+
+EMBEDDED = Path(__file__).parent / "assets" / "flux-nano"
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
+
+
+def _fields(kind: type, config: dict) -> dict:
+    return {f.name: config[f.name] for f in dataclasses.fields(kind) if config.get(f.name) is not None}
+
+
+def config_of(kind: type, config: dict, where: str = "config.json"):
+    """A config dataclass from a config.json, which may hold other fields too."""
+    try:
+        return kind(**_fields(kind, config))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+@dataclasses.dataclass
+class Pipeline:
+    """Everything in a pipeline folder. `folder` is where it came from: configs and tokenizers are copied on export."""
+
+    folder: Path
+    transformer: Network
+    vae: Network
+    text_encoder: Network
+    text_encoder_2: Network
+    params: dict[str, Params]
+    flux_config: flux.FluxConfig
+    vae_config: vae.VaeConfig
+    tokenizer: Any
+    tokenizer_2: Any
+    scheduler: dict
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Side of the square of pixels that one image token covers."""
+        return 2 * self.vae_config.downscale
+
+    @property
+    def default_size(self) -> int:
+        """Pixels a side when none is asked for: the VAE's sample_size, or Flux's 1024."""
+        size = read_json(self.folder / "vae" / "config.json").get("sample_size", 1024)
+        return int(size)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Packed tokens along each side; UserError when the size does not divide."""
+        side = self.pixels_per_token
+        if height % side or width % side or height < side or width < side:
+            raise UserError(f"height and width must be multiples of {side}, got {height} x {width}")
+        return height // side, width // side
+
+    def sigmas(self, steps: int, tokens: int, shift: str | float = "pipeline") -> np.ndarray:
+        """The sigma grid [steps + 1]. shift: a number (static), 'dynamic', or 'pipeline' (what the scheduler config says)."""
+        if shift == "pipeline":
+            return schedules.diffusers_grid(steps, tokens, self.scheduler)
+        if shift == "dynamic":
+            return schedules.dynamic(steps, tokens)
+        return schedules.static(steps, float(shift))
+
+
+def tokenize(pipeline: Pipeline, texts: list[str], max_sequence_length: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Ids for both encoders, int32 [N, clip length] and [N, max_sequence_length], and a warning for each text cut."""
+    short = pipeline.tokenizer.model_max_length
+    ids_clip = pipeline.tokenizer(texts, padding="max_length", max_length=short, truncation=True)["input_ids"]
+    ids_t5 = pipeline.tokenizer_2(texts, padding="max_length", max_length=max_sequence_length, truncation=True)["input_ids"]
+    warnings = []
+    for i, text in enumerate(texts):
+        if ids_t5[i][-1] == pipeline.tokenizer_2.pad_token_id:
+            continue
+        whole = pipeline.tokenizer_2(text)["input_ids"]
+        if len(whole) > max_sequence_length:
+            lost = pipeline.tokenizer_2.decode(whole[max_sequence_length - 1 : -1]).strip()
+            warnings.append(f"prompt of {len(whole)} tokens is cut to {max_sequence_length}; lost: {lost!r}")
+    return np.asarray(ids_clip, np.int32), np.asarray(ids_t5, np.int32), warnings
+
+
+def encode(pipeline: Pipeline, params: dict[str, Params], ids_clip, ids_t5, dtype=jnp.float32) -> Condition:
+    """Token ids -> Condition. Pure: to be jitted by the caller."""
+    _, pooled = pipeline.text_encoder(params["text_encoder"], ids_clip, dtype)
+    txt = pipeline.text_encoder_2(params["text_encoder_2"], ids_t5, None, dtype)
+    return Condition(txt.astype(dtype), pooled.astype(dtype))
+
+
+def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+    """Packed latents [..., L, C] -> pictures float32 [..., H, W, 3] in [0, 1]. Pure: to be jitted by the caller."""
+    config = pipeline.vae_config
+    lead = tokens.shape[:-2]
+    latent = vae.unpack(tokens.reshape(-1, *tokens.shape[-2:]), *grid)
+    latent = latent / config.scaling_factor + config.shift_factor
+    image = pipeline.vae(params, latent.astype(dtype)).astype(jnp.float32)
+    return jnp.clip(image / 2 + 0.5, 0.0, 1.0).reshape(*lead, *image.shape[1:])
+
+
+def load(folder: str | Path, *, dtype=None, remat: str = "none", place=None, unroll: int = 1) -> Pipeline:
+    """Reads a diffusers FluxPipeline folder. dtype: of the parameters, None keeps the files'. Raises UserError."""
+    from transformers import CLIPTokenizer, T5TokenizerFast
+
+    folder = EMBEDDED if str(folder) == "flux-nano" else Path(folder)
+    index = read_json(folder / "model_index.json")
+    if index.get("_class_name") != "FluxPipeline":
+        raise UserError(f"{folder}: expected a FluxPipeline, model_index.json says {index.get('_class_name')!r}")
+    raw = {name: read_json(folder / name / "config.json") for name in WEIGHTS}
+    flux_config = config_of(flux.FluxConfig, raw["transformer"], f"{folder}/transformer/config.json")
+    vae_config = config_of(vae.VaeConfig, raw["vae"])
+    if raw["vae"].get("use_quant_conv") or raw["vae"].get("use_post_quant_conv"):
+        raise UserError(f"{folder}/vae: quant convolutions are not part of Flux's VAE; expected use_quant_conv false")
+    networks = {
+        "transformer": flux.flux(flux_config, remat, unroll),
+        "vae": vae.vae(vae_config),
+        "text_encoder": clip.clip_text(config_of(clip.TowerConfig, raw["text_encoder"])),
+        "text_encoder_2": t5.t5(config_of(t5.T5Config, raw["text_encoder_2"], f"{folder}/text_encoder_2/config.json")),
+    }
+    options = {} if place is None else {"place": place}
+    params = {name: import_params(net, folder / name, dtype=dtype, **options) for name, net in networks.items()}
+    return Pipeline(
+        folder=folder,
+        **networks,
+        params=params,
+        flux_config=flux_config,
+        vae_config=vae_config,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2"),
+        scheduler=read_json(folder / "scheduler" / "scheduler_config.json"),
+    )
+
+
+def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Params] | None = None, *, dtype=None) -> None:
+    """Writes a complete diffusers folder; `params` replaces components. model_index.json comes last: without it the
+    folder is not a pipeline, so an interrupted save never looks finished."""
+    folder, source = Path(folder), pipeline.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_index.json").unlink(missing_ok=True)
+    for name in ("scheduler", "tokenizer", "tokenizer_2"):
+        shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+    for name, file in WEIGHTS.items():
+        (folder / name).mkdir(exist_ok=True)
+        config = read_json(source / name / "config.json")
+        tree = (params or {}).get(name, pipeline.params[name])
+        export_params(getattr(pipeline, name), tree, folder / name / file, dtype=dtype)
+        with atomic(folder / name / "config.json") as part:
+            part.write_text(json.dumps(config, indent=2) + "\n")
+    with atomic(folder / "model_index.json") as part:
+        part.write_text((source / "model_index.json").read_text())
