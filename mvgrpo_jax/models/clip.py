@@ -183,3 +183,17 @@ def clip(config: ClipConfig) -> Network:
             "vision_model.encoder.layers": config.vision.num_hidden_layers,
         },
     )
+
+
+def config_from(config: dict) -> ClipConfig:
+    """A CLIPModel config.json, in which fields that equal CLIP's defaults may be left out."""
+
+    def tower(name: str, defaults: dict) -> TowerConfig:
+        known = {f.name for f in dataclasses.fields(TowerConfig)}
+        given = {k: v for k, v in config.get(name, {}).items() if k in known and v is not None}
+        return TowerConfig(**(defaults | given))
+
+    text = dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8, eos_token_id=49407)
+    return ClipConfig(
+        tower("text_config", text), tower("vision_config", {"patch_size": 32}), config.get("projection_dim", 512)
+    )

@@ -13,7 +13,7 @@ from flax import nnx
 Params = dict[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Network:
     """A network as a pure function: `network(params, *args)`; `network.bind(params)` gives the module itself.
 
