@@ -100,6 +100,11 @@ def tokenize(pipeline: Pipeline, texts: list[str], max_sequence_length: int) -> 
     return np.asarray(ids_clip, np.int32), np.asarray(ids_t5, np.int32), warnings
 
 
+def text_length(pipeline: Pipeline) -> int:
+    """T5 tokens when none are asked for: what the tokenizer says, and diffusers' 512 at most."""
+    return int(min(512, pipeline.tokenizer_2.model_max_length))
+
+
 def encode(pipeline: Pipeline, params: dict[str, Params], ids_clip, ids_t5, dtype=jnp.float32) -> Condition:
     """Token ids -> Condition. Pure: to be jitted by the caller."""
     _, pooled = pipeline.text_encoder(params["text_encoder"], ids_clip, dtype)

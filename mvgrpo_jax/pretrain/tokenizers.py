@@ -28,7 +28,7 @@ def t5_tokenizer():
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
     vocab += [("▁" + word, -3.0) for word in words()]
     vocab += [(c, -4.0 if c in ",:" else -8.0) for c in characters]
-    return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=512)
+    return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=T5_LENGTH)
 
 
 def clip_tokenizer():

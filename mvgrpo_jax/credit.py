@@ -1,0 +1,46 @@
+"""Advantages: arrays of rewards in, arrays of the same shape out. The last axis is the group."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+# Rewards of a group that differ by less than rounding are equal: dividing by their deviation would amplify noise.
+FLAT = 1e-6
+
+
+def is_flat(reward: jax.Array) -> jax.Array:
+    """Whether a group's rewards are equal up to float32 rounding: bool [...] for rewards [..., G]."""
+    spread = reward.max(-1) - reward.min(-1)
+    return spread <= FLAT * jnp.maximum(jnp.abs(reward).max(-1), 1.0)
+
+
+def group_advantage(
+    reward: jax.Array, *, ddof: int = 1, eps: float = 1e-8, bound: float = 5.0, deviation: jax.Array | None = None
+) -> jax.Array:
+    """A_i = (r_i - mean_G r) / (std_G r + eps), clipped to [-bound, bound]; zero for a group of equal rewards.
+
+    reward: [..., G]. ddof 1 is the unbiased deviation (MV-GRPO's authors' code), 0 the population's (Flow-GRPO).
+    deviation: replaces the group's own, e.g. one of the whole batch; broadcast against [..., 1].
+    """
+    reward = reward.astype(jnp.float32)
+    centred = reward - reward.mean(-1, keepdims=True)
+    if deviation is None:
+        deviation = jnp.sqrt((centred**2).sum(-1, keepdims=True) / max(reward.shape[-1] - ddof, 1))
+    advantage = jnp.clip(centred / (deviation + eps), -bound, bound)
+    return jnp.where(is_flat(reward)[..., None], 0.0, advantage)
+
+
+def combine(
+    rewards: dict[str, jax.Array], weights: dict[str, float], how: str, advantage=group_advantage
+) -> jax.Array:
+    """One advantage from several rewards.
+
+    how 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
+    rewards are weighted and summed, then normalised (Flow-GRPO).
+    """
+    if how == "advantages":
+        return sum(weights[name] * advantage(r) for name, r in rewards.items())
+    if how == "rewards":
+        return advantage(sum(weights[name] * r for name, r in rewards.items()))
+    raise ValueError(f"unknown way to combine rewards {how!r}; there are: advantages, rewards")

@@ -1,0 +1,56 @@
+"""Prompts: files of a prompt a line, or the embedded world's, served by grain in an order that resumes exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import grain.python as grain
+import numpy as np
+
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.world import captions, scene
+
+EMBEDDED = "flux-nano"
+
+
+def read_prompts(path: str | Path) -> list[str]:
+    """The non-empty lines of a text file. UserError when it is missing, empty or not text."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"prompt file {path} does not exist; expected a text file with a prompt a line") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"prompt file {path} is not UTF-8 text ({error}); expected a prompt a line") from None
+    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"prompt file {path} is empty; expected a prompt a line")
+    return prompts
+
+
+def embedded_prompts(count: int, *, held_out: bool, seed: int = 0) -> list[str]:
+    """Different short prompts of the embedded world; held_out: each names a pair that pretraining never saw."""
+    rng, found = np.random.default_rng([7, int(held_out), seed]), {}
+    while len(found) < count:
+        text = captions.prompt(scene.sample(rng, held_out), rng)
+        if captions.read(text).is_held_out() == held_out:
+            found[text] = None
+    return list(found)
+
+
+def prompts(source: str, count: int, *, held_out: bool) -> list[str]:
+    """Prompts from 'flux-nano' (the embedded world) or from a file; at most `count` (0: all of a file)."""
+    if source == EMBEDDED:
+        return embedded_prompts(count or 512, held_out=held_out)
+    found = read_prompts(source)
+    return found[:count] if count else found
+
+
+def stream(texts: list[str], batch: int, seed: int) -> grain.DatasetIterator:
+    """An endless iterator over shuffled batches of prompt texts; get_state and set_state resume it exactly."""
+    if len(texts) < batch:
+        raise UserError(
+            f"config.prompts_per_iteration is {batch}, but there are only {len(texts)} training prompts; "
+            "lower it or give more prompts"
+        )
+    dataset = grain.MapDataset.source(texts).seed(seed).shuffle().repeat().batch(batch)
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))

@@ -1,0 +1,58 @@
+"""Pictures for people: PNG files and labelled contact sheets."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mvgrpo_jax.convert.files import atomic
+
+MARGIN = 6
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """[..., 3] in [0, 1] -> uint8; not-a-number becomes gray."""
+    return np.round(np.clip(np.nan_to_num(np.asarray(image, np.float32), nan=0.5), 0, 1) * 255).astype(np.uint8)
+
+
+def save_png(image: np.ndarray, path: Path) -> None:
+    """Writes [H, W, 3] in [0, 1] as PNG, atomically."""
+    with atomic(path) as part:
+        Image.fromarray(to_uint8(image)).save(part, "PNG")
+
+
+def sheet(
+    rows: list[list[tuple[np.ndarray, str]]], path: Path, *, titles: list[str] | None = None, cell: int = 112, title: str = ""
+) -> None:
+    """A contact sheet: rows of (picture [H, W, 3], label). titles: one line above each row; title: above everything."""
+    font = ImageFont.load_default(11)
+    line = 13
+    wrap = max(10, (cell + MARGIN) // 6)
+    labels = [[textwrap.wrap(label, wrap)[:5] for _, label in row] for row in rows]
+    heights = [cell + line * max((len(ls) for ls in row), default=0) + MARGIN for row in labels]
+    above = line + 4 if titles else 0
+    head = line + 8 if title else 0
+    width = MARGIN + max(len(row) for row in rows) * (cell + MARGIN)
+    canvas = Image.new("RGB", (max(width, 320), head + MARGIN + sum(heights) + above * len(rows)), "white")
+    pen = ImageDraw.Draw(canvas)
+    pen.text((MARGIN, 4), title, "black", font)
+    y = head + MARGIN
+    for number, row in enumerate(rows):
+        if titles:
+            pen.text((MARGIN, y), titles[number], "#203060", font)
+            y += above
+        for column, (image, _) in enumerate(row):
+            picture = Image.fromarray(to_uint8(image))
+            scale = cell / max(picture.size)
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+            x = MARGIN + column * (cell + MARGIN)
+            canvas.paste(picture.resize(size, how), (x, y))
+            for i, text in enumerate(labels[number][column]):
+                pen.text((x, y + size[1] + 1 + line * i), text, "#404040", font)
+        y += heights[number]
+    with atomic(path) as part:
+        canvas.save(part, "PNG")

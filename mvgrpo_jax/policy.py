@@ -1,0 +1,45 @@
+"""The velocity network as the sampler and the update see it: lanes in, float32 velocity out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from mvgrpo_jax.models import flux
+from mvgrpo_jax.models.module import Network, Params, cast
+from mvgrpo_jax.sharding import constrain
+from mvgrpo_jax.types import Condition
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Policy:
+    """Flux at one picture size. grid: packed tokens along each side; dtype: of the network's arithmetic."""
+
+    network: Network
+    grid: tuple[int, int]
+    guidance: float
+    dtype: jnp.dtype = jnp.float32
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def velocity(self, params: Params, x: jax.Array, sigma: jax.Array, condition: Condition) -> jax.Array:
+        """x: [P, n, L, C]; sigma: []; condition: leading [P], shared by a prompt's n lanes. Returns float32 like x."""
+        prompts, lanes = x.shape[:2]
+        repeat = lambda a: jnp.repeat(a, lanes, 0) if lanes > 1 else a  # noqa: E731
+        flat = constrain(x.reshape(prompts * lanes, *x.shape[2:]), "batch")
+        sigmas = jnp.full((prompts * lanes,), sigma, jnp.float32)
+        guidance = jnp.full((prompts * lanes,), self.guidance, jnp.float32)
+        v = self.network(
+            cast(params, self.dtype),
+            flat.astype(self.dtype),
+            sigmas,
+            repeat(condition.txt),
+            repeat(condition.pooled),
+            flux.latent_ids(*self.grid),
+            guidance,
+        )
+        return constrain(v.astype(jnp.float32), "batch").reshape(x.shape)

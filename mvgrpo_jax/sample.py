@@ -1,0 +1,121 @@
+"""python -m mvgrpo_jax.sample --pipeline DIR --prompt "..." --out DIR: pictures from a FluxPipeline folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from mvgrpo_jax import pictures, pipeline as pipelines, rollout, sde
+from mvgrpo_jax.data import read_prompts
+from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.policy import Policy
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *, solver: str = "ode", eta: float = 0.7):
+    """A jitted (params of all components, ids_clip, ids_t5, latents [N, L, C], key) -> pictures [N, H, W, 3] in [0, 1]."""
+    kernel = sde.kernel("flow")
+    g = kernel.noise(sigmas, eta) if solver == "sde" else None
+
+    @jax.jit
+    def run(params, ids_clip, ids_t5, latents, key):
+        condition = pipelines.encode(pipeline, params, ids_clip, ids_t5, policy.dtype)
+        velocity = lambda x, s: policy.velocity(params["transformer"], x, s, condition)  # noqa: E731
+        x0, _ = rollout.integrate(velocity, kernel, latents[:, None], sigmas, g, key)
+        return pipelines.decode(pipeline, params["vae"], x0[:, 0], policy.grid, policy.dtype)
+
+    return run
+
+
+def initial_latents(seed: int, first: int, count: int, shape: tuple[int, int]) -> jax.Array:
+    """Noise [count, L, C]; picture i depends on (seed, i) alone, whatever the batch size."""
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(first, first + count))
+    return jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.sample", description=__doc__)
+    parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
+    parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    parser.add_argument("--prompts", type=Path, help="file with a prompt a line")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=28)
+    parser.add_argument("--guidance", type=float, default=3.5)
+    parser.add_argument("--height", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--solver", choices=["ode", "sde"], default="ode")
+    parser.add_argument("--eta", type=float, default=0.7, help="noise level of the SDE solver")
+    parser.add_argument("--latents", type=Path, help="initial packed latents, .npy [N, tokens, channels]")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
+    parser.add_argument("--max-sequence-length", type=int, help="T5 tokens, as in diffusers")
+    parser.add_argument("--batch", type=int, default=16, help="pictures at a time")
+    parser.add_argument("--save-npy", action="store_true", help="also write images.npy, float32 [N, H, W, 3] in [0, 1]")
+    return parser.parse_args(argv)
+
+
+def given_latents(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
+    """Latents from a file. UserError unless they are [count, *shape] numbers."""
+    try:
+        latents = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--latents {path}: not a readable .npy file ({error})") from None
+    if latents.shape != (count, *shape) or not np.issubdtype(latents.dtype, np.floating):
+        raise UserError(
+            f"--latents {path}: expected floats of shape {[count, *shape]} (prompts, tokens, channels), "
+            f"found {latents.dtype} {list(latents.shape)}"
+        )
+    return latents.astype(np.float32)
+
+
+@reports_errors
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    prompts = options.prompt + (read_prompts(options.prompts) if options.prompts else [])
+    if not prompts:
+        raise UserError("no prompt: give --prompt TEXT or --prompts FILE")
+    if options.steps < 1 or options.batch < 1:
+        raise UserError(f"--steps and --batch must be at least 1, got {options.steps} and {options.batch}")
+    dtype = DTYPES[options.dtype]
+    pipeline = pipelines.load(options.pipeline, dtype=dtype)
+    height, width = options.height or pipeline.default_size, options.width or pipeline.default_size
+    policy = Policy(pipeline.transformer, pipeline.grid(height, width), options.guidance, dtype)
+    shape = (policy.tokens, pipeline.flux_config.in_channels)
+    if options.latents:
+        latents = given_latents(options.latents, len(prompts), shape)
+    else:
+        latents = np.asarray(initial_latents(options.seed, 0, len(prompts), shape))
+
+    length = options.max_sequence_length or pipelines.text_length(pipeline)
+    ids_clip, ids_t5, warnings = pipelines.tokenize(pipeline, prompts, length)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+    run = sampler(pipeline, policy, pipeline.sigmas(options.steps, policy.tokens), solver=options.solver, eta=options.eta)
+    size, key, images = min(options.batch, len(prompts)), jax.random.key(options.seed), []
+    with tqdm(total=len(prompts), desc="sampling", unit="picture") as bar:
+        for first in range(0, len(prompts), size):
+            rows = np.minimum(np.arange(first, first + size), len(prompts) - 1)  # the last batch is padded, one program
+            batch = run(pipeline.params, ids_clip[rows], ids_t5[rows], latents[rows], jax.random.fold_in(key, first))
+            images += list(np.asarray(batch)[: len(prompts) - first])
+            bar.update(min(size, len(prompts) - first))
+
+    for i, image in enumerate(images):
+        pictures.save_png(image, options.out / f"{i:04d}.png")
+    columns = min(8, len(images))
+    cells = list(zip(images, prompts))
+    pictures.sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], options.out / "sheet.png", cell=128)
+    if options.save_npy:
+        np.save(options.out / "images.npy", np.stack(images))
+    print(f"{len(images)} pictures and sheet.png in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""text -> latents -> picture against diffusers' own FluxPipeline, and the command line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mvgrpo_jax import sample
+from tests import peers
+
+PROMPTS = ["a small red circle top-left", "two shapes on a blue background"]
+
+
+@pytest.mark.parametrize(
+    "variant, height, width, steps, guidance, length",
+    [("guided", 16, 24, 5, 3.5, 24), ("odd", 32, 16, 4, 1.0, 12), ("narrow", 12, 12, 3, 2.0, 40)],
+)
+def test_pictures_are_diffusers_pictures(random_pipeline, tmp_path, variant, height, width, steps, guidance, length):
+    from diffusers import FluxPipeline
+
+    folder = random_pipeline(variant)
+    peer = FluxPipeline.from_pretrained(folder)
+    peer.set_progress_bar_config(disable=True)
+    side = 2 ** len(peers.VARIANTS[variant]["vae"]["block_out_channels"])
+    tokens = (height // side) * (width // side)
+    latents = np.random.default_rng(0).normal(size=(2, tokens, 64)).astype(np.float32)
+    np.save(tmp_path / "latents.npy", latents)
+    with torch.no_grad():
+        want = peer(
+            PROMPTS,
+            height=height,
+            width=width,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            max_sequence_length=length,
+            latents=torch.tensor(latents),
+            output_type="np",
+        ).images
+    flags = f"--pipeline {folder} --height {height} --width {width} --steps {steps} --guidance {guidance} "
+    flags += f"--max-sequence-length {length} --latents {tmp_path}/latents.npy --save-npy --out {tmp_path}/out"
+    sample.main([*flags.split(), *(a for p in PROMPTS for a in ("--prompt", p))])
+    got = np.load(tmp_path / "out" / "images.npy")
+    assert got.shape == want.shape and got.dtype == np.float32
+    assert got.std() > 0.01, "the random pipeline paints a flat picture; the comparison would mean nothing"
+    np.testing.assert_allclose(got, want, atol=1e-3)
+    png = np.asarray(Image.open(tmp_path / "out" / "0001.png"), np.float32) / 255
+    np.testing.assert_allclose(png, got[1], atol=0.5 / 255 + 1e-6)
+    assert (tmp_path / "out" / "sheet.png").exists()
+
+
+def test_a_picture_does_not_depend_on_its_batch(random_pipeline, tmp_path):
+    common = ["--pipeline", str(random_pipeline("narrow")), "--steps", "2", "--save-npy", "--seed", "3"]
+    prompts = [a for p in [*PROMPTS, "a cross"] for a in ("--prompt", p)]
+    for batch in ("1", "2"):
+        sample.main([*common, *prompts, "--batch", batch, "--out", str(tmp_path / batch)])
+    one, two = (np.load(tmp_path / b / "images.npy") for b in ("1", "2"))
+    np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def test_sde_solver_and_bfloat16_paint_finite_pictures(random_pipeline, tmp_path):
+    args = ["--pipeline", str(random_pipeline("guided")), "--prompt", "a cross", "--steps", "3", "--solver", "sde"]
+    sample.main([*args, "--dtype", "bfloat16", "--save-npy", "--out", str(tmp_path)])
+    image = np.load(tmp_path / "images.npy")
+    assert np.isfinite(image).all() and image.std() > 0.01
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--prompt", "a cross", "--height", "13"], "multiples of 4"),
+        ([], "no prompt"),
+        (["--prompts", "/nowhere/prompts.txt"], "does not exist"),
+        (["--prompt", "a cross", "--latents", "/nowhere.npy"], "not a readable .npy"),
+        (["--prompt", "a cross", "--steps", "0"], "at least 1"),
+    ],
+)
+def test_mistakes_get_a_message(random_pipeline, tmp_path, capsys, flags, expected):
+    with pytest.raises(SystemExit) as stop:
+        sample.main(["--pipeline", str(random_pipeline("guided")), "--out", str(tmp_path), *flags])
+    assert stop.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_a_long_prompt_is_cut_with_a_warning(random_pipeline, tmp_path, capsys):
+    text = "a small red circle top-left and a large blue square center"
+    flags = ["--pipeline", str(random_pipeline("narrow")), "--steps", "1", "--out", str(tmp_path)]
+    sample.main([*flags, "--prompt", text, "--max-sequence-length", "8"])
+    assert "prompt of 12 tokens is cut to 8; lost: 'large blue square center'" in capsys.readouterr().err
