@@ -1,0 +1,28 @@
+"""The exact judge of the embedded world: what a caption states, checked in the pixels. In [0, 1]."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from mvgrpo_jax.rewards.base import Captions
+from mvgrpo_jax.world import captions as words
+from mvgrpo_jax.world import vision
+from mvgrpo_jax.world.score import score_reading
+
+read = functools.lru_cache(maxsize=65536)(words.read)
+
+
+class SceneReward:
+    """Each picture is read once and graded under every caption of its branch."""
+
+    def score(self, images: np.ndarray, captions: Captions) -> np.ndarray:
+        views, (prompts, branches, group) = len(captions), images.shape[:3]
+        out = np.zeros((views, prompts, branches, group), np.float32)
+        for p, r, g in np.ndindex(prompts, branches, group):
+            reading = vision.look(images[p, r, g])
+            for v in range(views):
+                if (text := captions[v][p][r]) is not None:
+                    out[v, p, r, g] = score_reading(reading, read(text))[0]
+        return out
