@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax import schedules
+from mvgrpo_jax import schedules, sharding
 from mvgrpo_jax.convert.files import atomic, read_json
 from mvgrpo_jax.convert.weights import export_params, import_params
 from mvgrpo_jax.errors import UserError
@@ -122,8 +122,25 @@ def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[in
     return jnp.clip(image / 2 + 0.5, 0.0, 1.0).reshape(*lead, *image.shape[1:])
 
 
-def load(folder: str | Path, *, dtype=None, remat: str = "none", place=None, unroll: int = 1) -> Pipeline:
-    """Reads a diffusers FluxPipeline folder. dtype: of the parameters, None keeps the files'. Raises UserError."""
+def placer(net: Network, mesh):
+    """place(path, array): onto the mesh, by the parameter's own rule."""
+    shardings = sharding.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
+
+    def place(path, array):
+        node = shardings
+        for key in path:
+            node = node[key]
+        return jax.device_put(array, node)
+
+    return place
+
+
+def load(folder: str | Path, *, dtype=None, remat: str = "none", unroll: int = 1, mesh=None) -> Pipeline:
+    """Reads a diffusers FluxPipeline folder, or the embedded one under the name 'flux-nano'.
+
+    dtype: of the parameters, None keeps the files'. mesh: leaves are placed on it by sharding.PARAMETERS as they are
+    read. Raises UserError.
+    """
     from transformers import CLIPTokenizer, T5TokenizerFast
 
     folder = EMBEDDED if str(folder) == "flux-nano" else Path(folder)
@@ -141,8 +158,10 @@ def load(folder: str | Path, *, dtype=None, remat: str = "none", place=None, unr
         "text_encoder": clip.clip_text(config_of(clip.TowerConfig, raw["text_encoder"])),
         "text_encoder_2": t5.t5(config_of(t5.T5Config, raw["text_encoder_2"], f"{folder}/text_encoder_2/config.json")),
     }
-    options = {} if place is None else {"place": place}
-    params = {name: import_params(net, folder / name, dtype=dtype, **options) for name, net in networks.items()}
+    params = {
+        name: import_params(net, folder / name, dtype=dtype, **({"place": placer(net, mesh)} if mesh else {}))
+        for name, net in networks.items()
+    }
     return Pipeline(
         folder=folder,
         **networks,

@@ -88,18 +88,18 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh, layered: bool)
             break
     else:
         raise UserError(f"no sharding rule matches parameter {name} of shape {shape}; add one to sharding.PARAMETERS")
-    partition = spec((*["layers"] * layered, *axes))
-    used = [a for axis in partition if axis for a in axis]
+    axes = (*["layers"] * layered, *axes)
+    used = [a for axis in axes for a in RULES[axis] or ()]
     if len(set(used)) < len(used):
-        raise UserError(f"the rule for parameter {name} uses a mesh axis twice: {partition}")
-    for size, axis in zip(shape, partition):
-        parts = int(np.prod([mesh.shape[a] for a in axis])) if axis else 1
+        raise UserError(f"the rule for parameter {name} uses a mesh axis twice: {axes}")
+    for size, axis in zip(shape, axes):
+        parts = int(np.prod([mesh.shape[a] for a in RULES[axis] or ()]))
         if size % parts:
             raise UserError(
-                f"parameter {name} {list(shape)}: {size} does not divide into {parts} parts over mesh axes {axis}; "
+                f"parameter {name} {list(shape)}: {size} does not divide into {parts} parts over mesh axes {RULES[axis]}; "
                 "choose another config.mesh"
             )
-    return partition
+    return spec(axes)
 
 
 def parameter_shardings(shapes: Any, mesh: Mesh, stacks: tuple[str, ...]) -> Any:
@@ -138,3 +138,12 @@ def check_batch(count: int, what: str, mesh: Mesh) -> None:
             f"{what} is {count} and must divide over mesh data x fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']} "
             f"= {parts}; raise it to a multiple or shrink the mesh"
         )
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """The whole array on this host, also where other processes hold parts of it."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))

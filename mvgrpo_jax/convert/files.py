@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -82,7 +83,7 @@ class TensorFiles:
 def write_tensors(tensors: Callable[[], Iterator[tuple[str, np.ndarray]]], path: Path) -> None:
     """Writes one safetensors file under its final name only when it is complete."""
     with atomic(path) as part:
-        save_file({k: np.ascontiguousarray(v) for k, v in tensors()}, part, metadata={"format": "pt"})
+        save_file({k: np.asarray(v, order="C") for k, v in tensors()}, part, metadata={"format": "pt"})
 
 
 class atomic:

@@ -1,0 +1,84 @@
+"""Every key of a run, with the defaults that all configs share. A config file starts from here and says what differs."""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0
+    c.iterations = 300
+    c.prompts_per_iteration = 8
+    c.group_size = 12
+    c.pipeline = "flux-nano"  # a diffusers FluxPipeline folder, or flux-nano (embedded)
+
+    c.image = ConfigDict({"height": 0, "width": 0})  # pixels; 0: the pipeline's own size
+    c.prompts = ConfigDict(
+        {
+            "train": "flux-nano",  # a file with a prompt a line, or flux-nano (the embedded world's)
+            "train_count": 0,  # 0: all
+            "eval": "flux-nano",
+            "eval_count": 64,
+        }
+    )
+    c.algorithm = ConfigDict(
+        {
+            "name": "mvgrpo",
+            "clip": 1e-4,  # range of the ratio
+            "advantage_bound": 5.0,
+            "combine": "advantages",  # of several rewards: advantages | rewards (before normalisation)
+            "global_std": False,  # one deviation for the batch instead of one a group, where the algorithm knows both
+            "kl": 0.0,  # weight of the divergence from the initial policy
+        }
+    )
+    c.views = ConfigDict(
+        {
+            "count": 12,  # K captions beside the prompt
+            "enhancer": "embedded",  # none | embedded (looks at the pictures) | offline (from a file)
+            "aggregate": "mean",  # mean | sum over the views
+            "perspectives": (),  # of the embedded enhancer; empty: all
+            "file": "",  # of the offline enhancer
+        }
+    )
+    c.sampling = ConfigDict(
+        {
+            "steps": 16,
+            "trained_steps": (0, 2, 4, 6),
+            "kernel": "flow",  # flow | dance | cps
+            "eta": 0.7,
+            "shift": 3.0,  # static shift of the schedule; 0: diffusers' dynamic one
+            "guidance": 3.5,
+            "max_sequence_length": 0,  # T5 tokens; 0: the tokenizer's
+        }
+    )
+    # Weight of each judge in training; a judge of weight 0 is reported and does not train.
+    c.rewards = ConfigDict({"clip": 1.0, "scene": 0.0})
+    c.judges = ConfigDict({"clip": {"folder": "clip-nano", "scale": 1.0}, "scene": {}})
+    c.optimizer = ConfigDict(
+        {
+            "learning_rate": 2e-6,
+            "warmup": 0,
+            "weight_decay": 1e-4,
+            "b1": 0.9,
+            "b2": 0.999,
+            "eps": 1e-8,
+            "max_grad_norm": 1.0,
+        }
+    )
+    c.train = ConfigDict(
+        {
+            "dtype": "float32",  # of the network's arithmetic; state, log-probabilities and loss are float32 always
+            "param_dtype": "float32",
+            "remat": "none",  # none | dots | full
+            "unroll": 1,  # blocks unrolled in the layer scan
+            "view_chunk": 0,  # views evaluated at once in the update; 0: all
+            "prompt_chunk": 0,  # prompts at once; 0: all
+            "updates_per_rollout": 1,
+            "update_per": "iteration",  # iteration | timestep (an optimiser step after each trained step)
+        }
+    )
+    c.ema = ConfigDict({"decay": 0.0})  # 0: no average; with one, evaluation and export use it
+    c.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})  # one may be -1: what is left
+    c.checkpoint = ConfigDict({"every": 50, "keep": 3})
+    c.eval = ConfigDict({"every": 50, "steps": 16, "judge": "scene"})  # judge: decides which checkpoint is best
+    c.log = ConfigDict({"images_every": 10})
+    return c

@@ -1,0 +1,278 @@
+"""The training loop: build, restore, iterate. The one file that knows the order of the stages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from mvgrpo_jax import checkpoint, data, enhancers, evaluate, metrics, objectives, pictures, report, rewards, sharding
+from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of
+from mvgrpo_jax.text import TextEncoder
+from mvgrpo_jax.types import Batch, Condition
+
+
+class Clock:
+    """Seconds spent in each stage of an iteration."""
+
+    def __init__(self):
+        self.spent: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str):
+        start = time.perf_counter()
+        yield
+        self.spent[f"time/{stage}"] = self.spent.get(f"time/{stage}", 0.0) + time.perf_counter() - start
+
+
+class Run:
+    """What a run holds between iterations beside its TrainState."""
+
+    def __init__(self, config, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.mesh = sharding.make_mesh(**config.mesh)
+        dtype = dtype_of(config.train.param_dtype)
+        options = {"dtype": dtype, "remat": config.train.remat, "unroll": config.train.unroll, "mesh": self.mesh}
+        self.pipeline = pipelines.load(config.pipeline, **options)
+        self.programs = Programs.build(config, self.pipeline, self.mesh)
+        self.text = TextEncoder(self.programs, self.pipeline)
+        self.prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
+        self.stream = data.stream(self.prompts, config.prompts_per_iteration, config.seed)
+        self.enhancer = enhancers.make(config, self.prompts)
+        self.judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
+        self.weights = {name: weight for name, weight in config.rewards.items() if weight}
+        if not self.weights:
+            raise UserError(f"config.rewards gives every judge the weight 0 ({', '.join(config.rewards)}); raise one")
+        if config.eval.judge not in self.judges:
+            raise UserError(f"config.eval.judge {config.eval.judge!r} is not among config.rewards: {', '.join(self.judges)}")
+        held_out = data.prompts(config.prompts.eval, config.prompts.eval_count, held_out=True)
+        self.evaluation = evaluate.Evaluation(self.programs, held_out, self.text.encode(held_out), self.judges)
+        # The reference policy of the KL term is the initial one; without the term nothing is kept.
+        self.reference = jax.tree.map(jnp.copy, self.pipeline.params["transformer"]) if config.algorithm.kl else None
+
+    def prepare(self, iteration: int, params, prompts: list[str], clock: Clock) -> tuple[Batch, dict[str, float], dict]:
+        """Samples, views, rewards, advantages: the batch of an update, what to log, and the pictures."""
+        programs = self.programs
+        with clock("text"):
+            condition = self.text.encode(prompts)
+        with clock("rollout"):
+            keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
+            trajectory, _ = programs.rollout(params, condition, *keys)
+            jax.block_until_ready(trajectory.x0)
+        with clock("decode"):
+            images = sharding.to_host(programs.decode(self.pipeline.params["vae"], trajectory.x0))
+        require_finite(images, "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
+        captions = [[[p] * images.shape[1] for p in prompts]]
+        with clock("enhance"):
+            if self.enhancer:
+                captions += self.enhancer.enhance(iteration, prompts, images)
+        with clock("reward"):
+            # A judge that does not train is asked about the prompt alone.
+            scores = {n: j.score(images, captions if n in self.weights else captions[:1]) for n, j in self.judges.items()}
+        for name, score in scores.items():
+            require_finite(score, f"reward {name}", iteration, lambda i: f"caption {captions[i[0]][i[1]][i[2]]!r}")
+        with clock("text"):
+            views = self.text.encode_views(captions)
+        active = np.asarray([[[t is not None for t in p] for p in view] for view in captions])
+        advantage = programs.advantage({n: jnp.asarray(scores[n]) for n in self.weights})
+        batch = Batch(
+            trajectory=trajectory,
+            views=views,
+            advantage=jax.device_put(advantage, programs.batch(1)),
+            weight=jax.device_put(objectives.view_weights(active, self.config.views.aggregate), programs.batch(1)),
+        )
+        log = {f"reward/{n}": float(s[0].mean()) for n, s in scores.items()}
+        log |= {f"reward_std/{n}": float(s[0].std(-1).mean()) for n, s in scores.items()}
+        for name in self.weights:
+            log[f"reward_views/{name}"] = float(scores[name][active].mean())
+            flat = scores[name].max(-1) - scores[name].min(-1) < 1e-6
+            log[f"zero_std/{name}"] = float(flat[active].mean())
+        log["advantage/abs"] = float(np.abs(sharding.to_host(advantage)).mean())
+        log["views/active"] = float(active.sum(0).mean())
+        return batch, log, {"images": images, "captions": captions, "scores": scores}
+
+    def update(self, state, batch: Batch) -> tuple:
+        """All updates of one rollout. Returns the new state and the metrics of the first update and the last."""
+        programs, count = self.programs, self.config.train.updates_per_rollout
+        if count > 1 or self.programs.updater.per_step:
+            batch = batch._replace(old_log_prob=programs.old_log_probs(state.params, batch))
+        history = []
+        for _ in range(count):
+            state, values = programs.update(state, self.reference, batch)
+            history.append(values)
+        return state, history
+
+    def weights_of(self, state):
+        """The weights that evaluation and export use."""
+        return state.params if state.ema is None else state.ema
+
+    def evaluate(self, iteration: int, state, clock: Clock) -> dict[str, float]:
+        with clock("eval"):
+            images, scores = self.evaluation.run(self.weights_of(state), self.pipeline.params["vae"])
+        folder = self.workdir / "eval"
+        title = f"iteration {iteration}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
+        evaluate.sheet(images, self.evaluation.prompts, scores, folder / f"{iteration:06d}.png", title)
+        np.save(folder / f"{iteration:06d}.npy", pictures.to_uint8(images))
+        (folder / "prompts.json").write_text(json.dumps(self.evaluation.prompts))
+        return {f"eval/{n}": float(s.mean()) for n, s in scores.items()}
+
+    def export(self, state) -> Path:
+        folder = self.workdir / "pipeline"
+        trained = jax.tree.map(sharding.to_host, self.weights_of(state))
+        pipelines.save(self.pipeline, folder, {"transformer": trained})
+        return folder
+
+
+def require_finite(values: np.ndarray, what: str, iteration: int, where) -> None:
+    """Stops the run at the first value that is not finite, and names it."""
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        raise UserError(
+            f"iteration {iteration}: {what} not finite ({len(bad)} of {values.size} values, the first at {where(bad[0])}); "
+            "stopped with the last checkpoint intact. Lower config.optimizer.learning_rate or look at that input"
+        )
+
+
+def finish_metrics(iteration: int, history: list[dict], log: dict[str, float]) -> dict[str, float]:
+    """Fetches the metrics of an iteration's updates: the first one's ratio shows whether it was on-policy."""
+    values = [{k: float(v) for k, v in jax.device_get(h).items()} for h in history]
+    if any(v["non_finite"] for v in values):
+        culprit = next(v for v in values if v["non_finite"])
+        part = "loss" if not math.isfinite(culprit["loss"]) else "gradient"
+        raise UserError(
+            f"iteration {iteration}: the {part} is not finite (loss {culprit['loss']}, gradient norm {culprit['grad_norm']}, "
+            f"largest ratio {culprit['ratio/max']}); the update was not applied and the last checkpoint is intact. Lower "
+            "config.optimizer.learning_rate or raise precision (config.train.dtype=float32)"
+        )
+    last = {k: v for k, v in values[-1].items() if k != "non_finite"}
+    first = {"ratio/first_update_error": max(abs(values[0]["ratio/min"] - 1), abs(values[0]["ratio/max"] - 1))}
+    return log | last | first
+
+
+def train(config, workdir: str | Path) -> Path:
+    """Runs a config to its end, or goes on with the run in `workdir`. Returns the folder of the trained pipeline."""
+    workdir = Path(workdir)
+    checkpoint.claim(workdir, json.loads(config.to_json_best_effort()))
+    (workdir / "eval").mkdir(exist_ok=True)
+    run = Run(config, workdir)
+    with jax.set_mesh(run.mesh):
+        return loop(run)
+
+
+def loop(run: Run) -> Path:
+    config, workdir, programs = run.config, run.workdir, run.programs
+    # --- state -----------------------------------------------------------------------------------------------------
+    store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    start = store.latest() or 0
+    best = -math.inf
+    if start:
+        shapes = jax.eval_shape(programs.updater.init, run.pipeline.params["transformer"])
+        state, saved = store.restore(start, checkpoint.abstract(shapes, programs.state_shardings))
+        run.stream.set_state(saved["stream"])
+        best = saved["best"] if saved["best"] is not None else -math.inf
+        print(f"going on from iteration {start}")
+    else:
+        state = programs.init(run.pipeline.params["transformer"])
+        print(describe(run))
+    run.pipeline.params["transformer"] = None  # the state holds them now
+    writer = metrics.Writer(workdir, start)
+    stop = interrupted()
+
+    def saved() -> dict:
+        return {"stream": run.stream.get_state(), "best": best if math.isfinite(best) else None}
+
+    # --- iterations --------------------------------------------------------------------------------------------------
+    bar = tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc=config.algorithm.name)
+    pending = None
+    for iteration in bar:
+        clock, began = Clock(), time.perf_counter()
+        scores = {}
+        if iteration % config.eval.every == 0 and iteration >= start:
+            scores = run.evaluate(iteration, state, clock)
+            if scores[f"eval/{config.eval.judge}"] > best and iteration:
+                best = scores[f"eval/{config.eval.judge}"]
+                store.save_best(iteration, state, saved())
+        prompts = [str(p) for p in next(run.stream)]
+        batch, log, shown = run.prepare(iteration, state.params, prompts, clock)
+        state, history = run.update(state, batch)
+        if pending:
+            flush(writer, bar, *pending)
+        if iteration % config.log.images_every == 0:
+            draw_groups(workdir / "samples" / f"{iteration:06d}.png", iteration, prompts, shown)
+        log |= scores | clock.spent | {"time/iteration": time.perf_counter() - began}
+        pending = (iteration, history, log)
+        done = iteration + 1
+        if done % config.checkpoint.every == 0 or done == config.iterations or stop:
+            flush(writer, bar, *pending)  # a state whose update failed is never saved
+            pending = None
+            store.save(done, state, saved())
+        if stop:
+            store.wait()
+            raise UserError(f"stopped by a signal after iteration {done}, all saved; run the same command to go on")
+    # --- end ---------------------------------------------------------------------------------------------------------
+    clock = Clock()
+    final = run.evaluate(config.iterations, state, clock)
+    if not [r for r in metrics.read(workdir) if r["iteration"] == config.iterations]:
+        writer.write(config.iterations, final | clock.spent)
+    store.wait()
+    store.close()
+    writer.close()
+    folder = run.export(state)
+    page = report.write([workdir])
+    print(f"trained pipeline: {folder}\npictures: {workdir / 'eval'}, {workdir / 'samples'}\nreport: {page}")
+    return folder
+
+
+def flush(writer: metrics.Writer, bar, iteration: int, history: list[dict], log: dict[str, float]) -> None:
+    """Writes an iteration's metrics once the next one is under way."""
+    values = finish_metrics(iteration, history, log)
+    writer.write(iteration, values)
+    bar.set_postfix({k.removeprefix("reward/"): f"{v:.4f}" for k, v in values.items() if k.startswith("reward/")})
+
+
+def interrupted() -> list:
+    """An empty list, which fills when the process is asked to stop: the loop then saves before it ends."""
+    asked: list[int] = []
+    with contextlib.suppress(ValueError):  # signals can be handled in the main thread only
+        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    return asked
+
+
+def describe(run: Run) -> str:
+    """What an iteration costs, in counts."""
+    config, plan = run.config, run.programs.algorithm.plan
+    views, prompts = config.views.count + 1 if run.enhancer else 1, config.prompts_per_iteration
+    updates = config.train.updates_per_rollout * (len(plan.trained) if run.programs.updater.per_step else 1)
+    forwards = len(plan.trained) * plan.states * views * prompts
+    return (
+        f"{config.algorithm.name}: {prompts} prompts x {plan.images} pictures, {plan.evaluations * prompts} model evaluations a "
+        f"rollout; {views} views x {len(plan.trained)} trained steps x {plan.states} states = {forwards} forward-backward "
+        f"passes; {updates} optimiser steps an iteration"
+    )
+
+
+def draw_groups(path: Path, iteration: int, prompts: list[str], shown: dict) -> None:
+    """The groups of the first branch: each picture with the caption of its view and its reward under the prompt."""
+    images, captions, scores = shown["images"], shown["captions"], shown["scores"]
+    rows, titles = [], []
+    for p, prompt in enumerate(prompts[:4]):
+        titles.append(f"prompt: {prompt}")
+        row = []
+        for g in range(images.shape[2]):
+            numbers = ", ".join(f"{n} {s[0, p, 0, g]:.2f}" for n, s in scores.items())
+            view = captions[g + 1][p][0] if len(captions) > g + 1 else None
+            row.append((images[p, 0, g], f"[{numbers}] {view or ''}"))
+        rows.append(row)
+    pictures.sheet(rows, path, titles=titles, title=f"iteration {iteration}", cell=96)
+
+
