@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import jax
+from jax.extend.core import jaxprs_in_params
 
 
 def _dot_general(eqn) -> int:
@@ -37,7 +38,7 @@ def _count(jaxpr) -> int:
             total += max(_count(branch.jaxpr) for branch in eqn.params["branches"])
         else:
             times = eqn.params["length"] if name == "scan" else 1
-            total += times * sum(_count(sub) for sub in jax.core.jaxprs_in_params(eqn.params))
+            total += times * sum(_count(sub) for sub in jaxprs_in_params(eqn.params))
     return total
 
 

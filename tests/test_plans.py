@@ -1,0 +1,35 @@
+"""Plans: counts that the papers state."""
+
+import pytest
+
+from mvgrpo_jax import plans
+
+
+def test_the_papers_rollout_has_592_evaluations():
+    plan = plans.shared_anchor(16, (0, 2, 4, 6), 12)
+    assert plan.evaluations == 16 + 12 * (15 + 13 + 11 + 9) == 592
+    assert plan.lanes() == [12, 24, 36, 48]
+    assert (plan.branches, plan.states, plan.images) == (4, 1, 48)
+
+
+def test_a_last_trained_step_has_no_tail():
+    plan = plans.shared_anchor(4, (1, 3), 3)
+    assert plan.evaluations == 4 + 3 * (2 + 0)
+
+
+def test_independent_samples():
+    plan = plans.window(10, 0, 10, 6, trained=range(9))
+    assert plan.evaluations == 60 and plan.states == 6 and plan.branches == 1
+    same = plans.window(10, 2, 5, 6, same_noise=True)
+    assert same.noises == 1 and same.lanes() == [6, 6, 6] and same.trained == (2, 3, 4)
+
+
+@pytest.mark.parametrize("trained", [(), (3, 1), (0, 0), (-1,), (4,)])
+def test_trained_steps_must_be_on_the_grid(trained):
+    with pytest.raises(ValueError, match="ascend within 0 .. 3"):
+        plans.shared_anchor(4, trained, 2)
+
+
+def test_a_group_of_one_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        plans.shared_anchor(4, (0,), 1)

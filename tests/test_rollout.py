@@ -1,0 +1,100 @@
+"""Rollouts against plain loops over samples, and their number of model evaluations counted in the program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mvgrpo_jax import flops, plans, rollout, schedules, sde
+from mvgrpo_jax.models import flux
+from tests import tiny
+
+KERNEL, PROMPTS, TOKENS, CHANNELS = sde.kernel("flow"), 2, 3, 2
+W = jnp.asarray(np.random.default_rng(0).normal(size=(CHANNELS, CHANNELS)), jnp.float32)
+
+
+def velocity(x, s):
+    """Nonlinear, with a batch of lanes."""
+    return jnp.tanh(x @ W) * (0.5 + s) - 0.3 * x
+
+
+def run(plan, seed=0):
+    sigmas = schedules.static(plan.steps, 3.0)
+    g = KERNEL.noise(sigmas, 0.7)
+    noise = jax.random.normal(jax.random.key(seed), (PROMPTS, plan.noises, TOKENS, CHANNELS))
+    out, end = rollout.rollout(velocity, plan, KERNEL, sigmas, g, noise, jax.random.key(1))
+    return jax.tree.map(np.asarray, out), np.asarray(end), sigmas, g, np.asarray(noise)
+
+
+def euler(x, sigmas, start, stop):
+    for i in range(start, stop):
+        x = x + np.asarray(velocity(x, sigmas[i])) * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+@pytest.mark.parametrize("trained", [(0, 2, 3), (1,), (0, 4)])
+def test_shared_anchor_against_loops(trained):
+    plan = plans.shared_anchor(5, trained, 4)
+    out, end, sigmas, g, noise = run(plan)
+    for p in range(PROMPTS):
+        np.testing.assert_allclose(end[p, 0], euler(noise[p, 0], sigmas, 0, 5), atol=1e-5)
+        for b, k in enumerate(trained):
+            x = euler(noise[p, 0], sigmas, 0, k)
+            np.testing.assert_allclose(out.x_t[p, b, 0], x, atol=1e-5)
+            mean, std = KERNEL.moments(x, np.asarray(velocity(x, sigmas[k])), sigmas[k], sigmas[k + 1], g[k])
+            for i in range(4):
+                drawn = out.x_next[p, b, i]
+                np.testing.assert_allclose(out.x0[p, b, i], euler(drawn, sigmas, k + 1, 5), atol=1e-5)
+                want = stats.norm(np.asarray(mean), float(std)).logpdf(drawn).mean()
+                np.testing.assert_allclose(out.log_prob[p, b, i], want, rtol=1e-4, atol=1e-5)
+
+
+def test_draws_have_the_kernels_distribution():
+    plan = plans.shared_anchor(3, (1,), 4000)
+    out, _, sigmas, g, _ = run(plan)
+    x = out.x_t[0, 0, 0]
+    mean, std = KERNEL.moments(x, np.asarray(velocity(x, sigmas[1])), sigmas[1], sigmas[2], g[1])
+    z = (out.x_next[0, 0] - np.asarray(mean)) / float(std)
+    assert stats.kstest(z.ravel(), "norm").pvalue > 1e-3
+
+
+def test_independent_samples_against_loops():
+    plan = plans.window(5, 1, 4, 3, trained=(1, 3))
+    out, _, sigmas, g, noise = run(plan)
+    assert out.x_t.shape == (PROMPTS, 2, 3, TOKENS, CHANNELS) and out.x0.shape[:3] == (PROMPTS, 1, 3)
+    for p in range(PROMPTS):
+        for i in range(3):
+            np.testing.assert_allclose(out.x_t[p, 0, i], euler(noise[p, i], sigmas, 0, 1), atol=1e-5)
+            np.testing.assert_allclose(out.x0[p, 0, i], euler(out.x_next[p, 1, i], sigmas, 4, 5), atol=1e-5)
+            for b, k in enumerate((1, 3)):
+                x = out.x_t[p, b, i]
+                mean, std = KERNEL.moments(x, np.asarray(velocity(x, sigmas[k])), sigmas[k], sigmas[k + 1], g[k])
+                want = stats.norm(np.asarray(mean), float(std)).logpdf(out.x_next[p, b, i]).mean()
+                np.testing.assert_allclose(out.log_prob[p, b, i], want, rtol=1e-4, atol=1e-5)
+
+
+def test_same_noise_gives_one_start():
+    out, *_ = run(plans.window(4, 0, 4, 3, trained=(0, 1), same_noise=True))
+    np.testing.assert_array_equal(out.x_t[:, 0, 0], out.x_t[:, 0, 1])
+    assert np.abs(out.x_t[:, 1, 0] - out.x_t[:, 1, 1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "plan, evaluations",
+    [(plans.shared_anchor(16, (0, 2, 4, 6), 12), 592), (plans.window(6, 0, 6, 4, trained=range(5)), 24)],
+    ids=["mvgrpo", "all steps"],
+)
+def test_the_program_holds_exactly_the_stated_evaluations(plan, evaluations):
+    net, params = tiny.policy_and_params()
+    sigmas = schedules.static(plan.steps, 3.0)
+    prompt = tiny.conditions(jax.random.key(0), PROMPTS)
+    noise = jnp.zeros((PROMPTS, plan.noises, tiny.TOKENS, tiny.CONFIG.in_channels))
+
+    def program(params):
+        field = lambda x, s: net.velocity(params, x, s, prompt)  # noqa: E731
+        return rollout.rollout(field, plan, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), noise, jax.random.key(0))
+
+    one = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT)
+    assert flops.count(program, params) == evaluations * PROMPTS * one
+    assert plan.evaluations == evaluations

@@ -1,0 +1,90 @@
+"""A small velocity field and updater for the tests of rollout and update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mvgrpo_jax import plans, policy, rollout, schedules, sde, update
+from mvgrpo_jax.algorithms.base import Algorithm, equal_steps
+from mvgrpo_jax.credit import group_advantage
+from mvgrpo_jax.models import flux
+from mvgrpo_jax.objectives import clipped_surrogate
+from mvgrpo_jax.types import Batch, Condition
+
+CONFIG = flux.FluxConfig(
+    in_channels=8,
+    num_layers=1,
+    num_single_layers=1,
+    attention_head_dim=8,
+    num_attention_heads=2,
+    joint_attention_dim=8,
+    pooled_projection_dim=8,
+    axes_dims_rope=(2, 2, 4),
+)
+GRID, TEXT = (2, 2), 3
+TOKENS = GRID[0] * GRID[1]
+
+
+def policy_and_params(seed: int = 0) -> tuple[policy.Policy, dict]:
+    """Flux at toy size with random values everywhere, also where training starts from zero."""
+    net = flux.flux(CONFIG)
+    shapes, key = net.shapes, jax.random.key(seed)
+    leaves, tree = jax.tree.flatten(shapes)
+    keys = jax.random.split(key, len(leaves))
+    values = [0.3 * jax.random.normal(k, x.shape) / max(x.shape[-2] if x.ndim > 1 else 1, 1) ** 0.5 for k, x in zip(keys, leaves)]
+    return policy.Policy(net, GRID, 3.5), jax.tree.unflatten(tree, values)
+
+
+def algorithm(plan: plans.Plan, clip: float = 1e-4) -> Algorithm:
+    return Algorithm(
+        plan=plan,
+        kernel=sde.kernel("flow"),
+        advantage=lambda rewards: group_advantage(sum(rewards.values())),
+        loss=lambda ratio, advantage: clipped_surrogate(ratio, advantage, clip),
+        clip=clip,
+        step_weight=equal_steps,
+    )
+
+
+def conditions(key: jax.Array, *lead: int) -> Condition:
+    a, b = jax.random.split(key)
+    return Condition(jax.random.normal(a, (*lead, TEXT, 8)), jax.random.normal(b, (*lead, 8)))
+
+
+def updater(plan: plans.Plan, clip: float = 1e-4, learning_rate: float = 1e-3, **options) -> tuple[update.Updater, dict]:
+    net, params = policy_and_params()
+    sigmas = schedules.static(plan.steps, 3.0)
+    method = algorithm(plan, clip)
+    g = method.kernel.noise(sigmas, 0.7)
+    return update.Updater(net, method, optax.adamw(learning_rate), sigmas, g, **options), params
+
+
+def draw(up: update.Updater, params: dict, views: int, prompts: int = 2, seed: int = 1) -> Batch:
+    """A rollout under random prompts, and random advantages under `views` conditions, view 0 being the prompt's."""
+    plan = up.algorithm.plan
+    keys = jax.random.split(jax.random.key(seed), 5)
+    prompt = conditions(keys[0], prompts)
+    noise = jax.random.normal(keys[1], (prompts, plan.noises, TOKENS, CONFIG.in_channels))
+
+    @jax.jit
+    def run(params):
+        velocity = lambda x, s: up.policy.velocity(params, x, s, prompt)  # noqa: E731
+        return rollout.rollout(velocity, plan, up.algorithm.kernel, up.sigmas, up.g, noise, keys[2])[0]
+
+    others = conditions(keys[3], views - 1, prompts, plan.branches)
+    first = jax.tree.map(lambda a, b: jnp.broadcast_to(a[None, :, None], (1, *b.shape[1:])), prompt, others)
+    advantage = jax.random.normal(keys[4], (views, prompts, plan.branches, plan.group))
+    return Batch(
+        trajectory=run(params),
+        views=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, others),
+        advantage=advantage,
+        weight=jnp.full((views, prompts, plan.branches), 1.0 / views),
+    )
+
+
+def close(got, want, tolerance: float) -> None:
+    """Trees equal to `tolerance` relative to each leaf's largest value."""
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-8))
