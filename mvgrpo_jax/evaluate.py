@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from mvgrpo_jax import data, pictures, pipeline as pipelines, rewards
+from mvgrpo_jax import data, pictures, rewards
+from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.programs import EVALUATION, Programs
 from mvgrpo_jax.sharding import to_host
@@ -45,8 +46,8 @@ def sheet(images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray],
 
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
-    from mvgrpo_jax.sample import initial_latents, sampler
     from mvgrpo_jax.policy import Policy
+    from mvgrpo_jax.sample import initial_latents, sampler
 
     parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.evaluate", description=__doc__)
     parser.add_argument("--pipeline", default="flux-nano")

@@ -14,11 +14,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mvgrpo_jax import algorithms, optim, pipeline as pipelines, rollout, schedules, sharding
+from mvgrpo_jax import algorithms, optim, rollout, schedules, sharding
+from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.policy import Policy
-from mvgrpo_jax.types import Batch, Condition, TrainState, Trajectory
+from mvgrpo_jax.types import Condition, TrainState, Trajectory
 from mvgrpo_jax.update import Updater
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

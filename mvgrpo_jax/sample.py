@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mvgrpo_jax import pictures, pipeline as pipelines, rollout, sde
+from mvgrpo_jax import pictures, rollout, sde
+from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.data import read_prompts
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.policy import Policy

@@ -19,7 +19,7 @@ from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of
 from mvgrpo_jax.text import TextEncoder
-from mvgrpo_jax.types import Batch, Condition
+from mvgrpo_jax.types import Batch
 
 
 class Clock:

@@ -153,7 +153,7 @@ class Updater:
 
     def apply(self, state: TrainState, loss, grads) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimiser step; a step with a non-finite loss or gradient leaves the state as it was."""
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

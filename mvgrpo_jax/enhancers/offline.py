@@ -49,6 +49,7 @@ class WorldRewriter:
 
     def _add(self, scene: Scene, rng) -> Scene | None:
         """States one or two attributes that the prompt leaves open, consistently with what it says."""
+        before = scene
         for _ in range(int(rng.integers(1, 3))):
             open_slots = [(i, k) for i, t in enumerate(scene.things) for k in ("color", "size", "place") if getattr(t, k) is None]
             open_slots += [(None, "background")] * (scene.background is None)
@@ -68,7 +69,7 @@ class WorldRewriter:
             }[name]
             thing = dataclasses.replace(scene.things[index], **{name: str(rng.choice(choices))})
             scene = dataclasses.replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
-        return scene
+        return None if scene == before else scene
 
     def _delete(self, scene: Scene, rng) -> Scene | None:
         """Drops one or two attributes, keeping at least one."""

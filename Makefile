@@ -1,0 +1,37 @@
+# Two commands: make demo, make test. Each makes .venv when it is not there; a second run is quick.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+
+.PHONY: demo test lint install clean
+
+$(VENV)/.installed: requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else "error: Python 3.11 or 3.12 is needed, this is %d.%d; run make PYTHON=/path/to/python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r requirements.txt -e .
+	touch $@
+
+# Tests compare with torch; the demo does not need it.
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[test]'
+	touch $@
+
+install: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=$(RUNS)/mvgrpo
+	$(BIN)/python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=$(RUNS)/single_view --config.views.count=0
+	$(BIN)/python -m mvgrpo_jax.report $(RUNS)/mvgrpo $(RUNS)/single_view --out $(RUNS)/report.html
+	@echo "pictures before and after: $(RUNS)/mvgrpo/before_after.png; both runs side by side: $(RUNS)/report.html"
+
+test: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info

@@ -1,0 +1,147 @@
+"""Import and export: bit for bit, one file or shards, and an error that says what is wrong with a folder."""
+
+import json
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.convert import import_params
+from mvgrpo_jax.convert.naming import entries
+from mvgrpo_jax.errors import UserError
+from tests import peers
+
+
+def tensors(folder) -> dict[str, np.ndarray]:
+    out = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            out |= {name: file.get_tensor(name) for name in file.keys()}
+    return out
+
+
+@pytest.fixture
+def transformer(random_pipeline, tmp_path):
+    """(network, a copy of the transformer's folder that a test may damage)."""
+    source = random_pipeline("odd")
+    folder = tmp_path / "transformer"
+    shutil.copytree(source / "transformer", folder)
+    return pipelines.load(source).transformer, folder
+
+
+@pytest.mark.parametrize("variant", list(peers.VARIANTS))
+def test_import_then_export_is_the_same_folder(random_pipeline, tmp_path, variant):
+    source = random_pipeline(variant)
+    pipelines.save(pipelines.load(source), tmp_path / "out")
+    for name in pipelines.WEIGHTS:
+        want, got = tensors(source / name), tensors(tmp_path / "out" / name)
+        # transformers 5 drops 'text_model.' from CLIPTextModel's names; we write them as Flux's own folder has them
+        got = {n.removeprefix("text_model.") if n not in want else n: a for n, a in got.items()}
+        assert got.keys() == want.keys()
+        for key in want:
+            assert got[key].dtype == want[key].dtype and got[key].tobytes() == want[key].tobytes(), key
+    for file in ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"):
+        assert json.loads((tmp_path / "out" / file).read_text()) == json.loads((source / file).read_text())
+
+
+def test_diffusers_loads_what_we_export(random_pipeline, tmp_path):
+    from diffusers import FluxPipeline
+
+    source = random_pipeline("guided")
+    pipelines.save(pipelines.load(source), tmp_path)
+    ours, theirs = FluxPipeline.from_pretrained(tmp_path), FluxPipeline.from_pretrained(source)
+    for part in ("transformer", "vae", "text_encoder", "text_encoder_2"):
+        a, b = getattr(ours, part).state_dict(), getattr(theirs, part).state_dict()
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_shards_with_an_index(transformer, tmp_path):
+    net, folder = transformer
+    whole = import_params(net, folder)
+    items = sorted(tensors(folder).items())
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    index = {}
+    for number in range(3):
+        part = dict(items[number::3])
+        save_file(part, folder / f"part-{number}.safetensors")
+        index |= dict.fromkeys(part, f"part-{number}.safetensors")
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    sharded = import_params(net, folder)
+    np.testing.assert_array_equal(whole["x_embedder"]["kernel"], sharded["x_embedder"]["kernel"])
+    (folder / "part-1.safetensors").unlink()
+    with pytest.raises(UserError, match="names files that are not there: part-1.safetensors"):
+        import_params(net, folder)
+
+
+def test_bfloat16_stays_bit_for_bit(transformer):
+    net, folder = transformer
+    path = folder / "diffusion_pytorch_model.safetensors"
+    save_file({k: v.astype(ml_dtypes.bfloat16) for k, v in tensors(folder).items()}, path)
+    kernel = import_params(net, folder)["x_embedder"]["kernel"]
+    assert kernel.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(np.asarray(kernel).T, tensors(folder)["x_embedder.weight"])
+
+
+def test_every_problem_is_listed(transformer):
+    net, folder = transformer
+    path = folder / "diffusion_pytorch_model.safetensors"
+    content = tensors(folder)
+    content["x_embeder.weight"] = content.pop("x_embedder.weight")
+    content["proj_out.bias"] = content["proj_out.bias"][:-1]
+    save_file(content, path)
+    with pytest.raises(UserError) as error:
+        import_params(net, folder)
+    message = str(error.value)
+    assert "3 problems" in message and "missing: x_embedder.weight" in message
+    assert "unexpected: x_embeder.weight. Did you mean 'x_embedder.weight'?" in message
+    assert "shape of proj_out.bias: expected [64], found [63]" in message
+
+
+@pytest.mark.parametrize("kept", [100, 5000])
+def test_a_file_cut_short(transformer, kept):
+    net, folder = transformer
+    path = folder / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=f"not a complete safetensors file .{kept} bytes"):
+        import_params(net, folder)
+
+
+def test_pickles_are_refused(transformer):
+    net, folder = transformer
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="pickled weights are never loaded"):
+        import_params(net, folder)
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="model_index.json: no such file"):
+        pipelines.load(tmp_path / "nowhere")
+
+
+def test_a_full_disk_leaves_nothing_that_looks_finished(random_pipeline, tmp_path, monkeypatch):
+    from mvgrpo_jax.convert import files
+
+    pipeline = pipelines.load(random_pipeline("narrow"))
+    pipelines.save(pipeline, tmp_path / "out")
+    monkeypatch.setattr(files, "save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left on device.*free some space"):
+        pipelines.save(pipeline, tmp_path / "out")
+    assert not (tmp_path / "out" / "model_index.json").exists()
+    assert not [p for p in (tmp_path / "out").rglob(".*")]
+
+
+def test_full_size_flux_has_diffusers_names():
+    """FLUX.1-dev's transformer: every tensor name and shape of diffusers' own class, on the meta device."""
+    from diffusers import FluxTransformer2DModel
+
+    from mvgrpo_jax.models import flux
+
+    with torch.device("meta"):
+        peer = FluxTransformer2DModel(guidance_embeds=True)
+    ours = {name: entry.shape for name, entry in entries(flux.flux(flux.FluxConfig())).items()}
+    assert ours == {name: tuple(t.shape) for name, t in peer.state_dict().items()}
