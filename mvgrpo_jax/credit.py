@@ -31,9 +31,7 @@ def group_advantage(
     return jnp.where(is_flat(reward)[..., None], 0.0, advantage)
 
 
-def combine(
-    rewards: dict[str, jax.Array], weights: dict[str, float], how: str, advantage=group_advantage
-) -> jax.Array:
+def combine(rewards: dict[str, jax.Array], weights: dict[str, float], how: str, advantage=group_advantage) -> jax.Array:
     """One advantage from several rewards.
 
     how 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw

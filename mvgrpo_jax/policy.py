@@ -29,7 +29,7 @@ class Policy:
     def velocity(self, params: Params, x: jax.Array, sigma: jax.Array, condition: Condition) -> jax.Array:
         """x: [P, n, L, C]; sigma: []; condition: leading [P], shared by a prompt's n lanes. Returns float32 like x."""
         prompts, lanes = x.shape[:2]
-        repeat = lambda a: jnp.repeat(a, lanes, 0) if lanes > 1 else a  # noqa: E731
+        repeat = lambda a: jnp.repeat(a, lanes, 0) if lanes > 1 else a
         flat = constrain(x.reshape(prompts * lanes, *x.shape[2:]), "batch")
         sigmas = jnp.full((prompts * lanes,), sigma, jnp.float32)
         guidance = jnp.full((prompts * lanes,), self.guidance, jnp.float32)

@@ -121,7 +121,7 @@ class Programs:
             prompts = condition.txt.shape[0]
             shape = (prompts, self.algorithm.plan.noises, *self.latent_shape)
             noise = sharding.constrain(jax.random.normal(noise_key, shape), "batch")
-            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)  # noqa: E731
+            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             plan, kernel = self.algorithm.plan, self.algorithm.kernel
             trajectory, end = rollout.rollout(velocity, plan, kernel, self.sigmas, self.g, noise, step_key)
             return trajectory, end[:, 0]
@@ -133,7 +133,7 @@ class Programs:
         """(VAE's params, latents [P, ..., L, C]) -> pictures float32 [P, ..., H, W, 3] in [0, 1]; prompt by prompt."""
 
         def run(params, latents):
-            one = lambda x: pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)  # noqa: E731
+            one = lambda x: pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)
             return one(sharding.constrain(latents, "batch"))
 
         return jax.jit(run, out_shardings=self.batch())
@@ -143,7 +143,7 @@ class Programs:
         """(params, Condition [N], noise [N, L, C]) -> final latents [N, L, C] of the ODE."""
 
         def run(params, condition: Condition, noise):
-            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)  # noqa: E731
+            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             return rollout.sample(velocity, noise[:, None], self.eval_sigmas)[:, 0]
 
         return jax.jit(run)
@@ -164,9 +164,7 @@ class Programs:
     @cached_property
     def update(self):
         """(TrainState (donated), reference parameters or None, Batch) -> (TrainState, metrics)."""
-        return jax.jit(
-            self.updater.update, donate_argnums=0, out_shardings=(self.state_shardings, self.replicated)
-        )
+        return jax.jit(self.updater.update, donate_argnums=0, out_shardings=(self.state_shardings, self.replicated))
 
     @cached_property
     def old_log_probs(self):
@@ -177,5 +175,3 @@ class Programs:
     def advantage(self):
         """{judge: reward [V, P, R, G]} -> advantage [V, P, R, G]."""
         return jax.jit(self.algorithm.advantage)
-
-

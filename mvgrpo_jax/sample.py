@@ -28,7 +28,7 @@ def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *,
     @jax.jit
     def run(params, ids_clip, ids_t5, latents, key):
         condition = pipelines.encode(pipeline, params, ids_clip, ids_t5, policy.dtype)
-        velocity = lambda x, s: policy.velocity(params["transformer"], x, s, condition)  # noqa: E731
+        velocity = lambda x, s: policy.velocity(params["transformer"], x, s, condition)
         x0, _ = rollout.integrate(velocity, kernel, latents[:, None], sigmas, g, key)
         return pipelines.decode(pipeline, params["vae"], x0[:, 0], policy.grid, policy.dtype)
 

@@ -29,7 +29,10 @@ RULES: dict[str, tuple[str, ...] | None] = {
 # Parameter path -> logical axes of its last dimensions; a scanned stack has 'layers' before them. First match wins.
 PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     # Projections into heads and hidden units, column-parallel.
-    (r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1|q|k|v|wi_0|wi_1)/kernel", ("embed", "hidden")),
+    (
+        r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1|q|k|v|wi_0|wi_1)/kernel",
+        ("embed", "hidden"),
+    ),
     (r".*/net/0/proj/kernel", ("embed", "hidden")),
     (r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1)/bias", ("hidden",)),
     (r".*/net/0/proj/bias", ("hidden",)),
@@ -119,10 +122,8 @@ def parameter_shardings(shapes: Any, mesh: Mesh, stacks: tuple[str, ...]) -> Any
 def like_parameters(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Shardings of a tree in which whole copies of `params` occur (optimiser moments, averages); the rest is replicated."""
     structure = jax.tree.structure(params)
-    is_copy = lambda node: jax.tree.structure(node) == structure  # noqa: E731
-    return jax.tree.map(
-        lambda node: shardings if is_copy(node) else NamedSharding(mesh, P()), tree, is_leaf=is_copy
-    )
+    is_copy = lambda node: jax.tree.structure(node) == structure
+    return jax.tree.map(lambda node: shardings if is_copy(node) else NamedSharding(mesh, P()), tree, is_leaf=is_copy)
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:

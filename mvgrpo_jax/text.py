@@ -54,5 +54,5 @@ class TextEncoder:
         for first in range(0, len(texts), CHUNK):
             rows = np.minimum(np.arange(first, first + CHUNK), len(texts) - 1)
             part = self.programs.encode(params, ids_clip[rows], ids_t5[rows])
-            parts.append(jax.tree.map(lambda a: a[: len(texts) - first], part))
+            parts.append(jax.tree.map(lambda a, left=len(texts) - first: a[:left], part))
         return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)

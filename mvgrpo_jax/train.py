@@ -255,9 +255,9 @@ def describe(run: Run) -> str:
     updates = config.train.updates_per_rollout * (len(plan.trained) if run.programs.updater.per_step else 1)
     forwards = len(plan.trained) * plan.states * views * prompts
     return (
-        f"{config.algorithm.name}: {prompts} prompts x {plan.images} pictures, {plan.evaluations * prompts} model evaluations a "
-        f"rollout; {views} views x {len(plan.trained)} trained steps x {plan.states} states = {forwards} forward-backward "
-        f"passes; {updates} optimiser steps an iteration"
+        f"{config.algorithm.name}: {prompts} prompts x {plan.images} pictures, {plan.evaluations * prompts} model "
+        f"evaluations a rollout; {views} views x {len(plan.trained)} trained steps x {plan.states} states = {forwards} "
+        f"forward-backward passes; {updates} optimiser steps an iteration"
     )
 
 
@@ -274,5 +274,3 @@ def draw_groups(path: Path, iteration: int, prompts: list[str], shown: dict) -> 
             row.append((images[p, 0, g], f"[{numbers}] {view or ''}"))
         rows.append(row)
     pictures.sheet(rows, path, titles=titles, title=f"iteration {iteration}", cell=96)
-
-

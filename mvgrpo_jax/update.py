@@ -69,7 +69,7 @@ class Updater:
         trajectory, views = batch.trajectory, batch.views
 
         def step(b):
-            at = lambda a: jax.lax.dynamic_index_in_dim(a, b, 1, False)  # noqa: E731
+            at = lambda a: jax.lax.dynamic_index_in_dim(a, b, 1, False)
             step_views = branch(views, b)
             grid = tuple(a[b] for a in self.grid())
             return self.log_prob(params, at(trajectory.x_t), at(trajectory.x_next), step_views, grid)[0]
@@ -87,7 +87,7 @@ class Updater:
             _, mean_ref, _ = self.log_prob(reference, unit.x_t, unit.x_next, unit.views, unit.grid)
             divergence = objectives.gaussian_kl(mean, mean_ref, std).mean(-1)
         total = (unit.weight * (loss + self.kl * divergence)).sum()
-        share = lambda x: (unit.weight * x.astype(jnp.float32).mean(-1)).sum()  # noqa: E731
+        share = lambda x: (unit.weight * x.astype(jnp.float32).mean(-1)).sum()
         drift = jnp.abs(new[0] - unit.rollout).max()
         return total, {
             "sum/weight": unit.weight.sum(),

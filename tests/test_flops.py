@@ -12,8 +12,10 @@ from tests import tiny
 def test_matrix_product_scan_and_convolution():
     a, b = jnp.zeros((5, 7)), jnp.zeros((7, 3))
     assert flops.count(lambda a, b: a @ b, a, b) == 2 * 5 * 7 * 3
-    assert flops.count(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=9)[0], jnp.zeros((4, 4))) == 9 * 2 * 64
-    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))  # noqa: E731
+    assert (
+        flops.count(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=9)[0], jnp.zeros((4, 4))) == 9 * 2 * 64
+    )
+    conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert flops.count(conv, jnp.zeros((2, 6, 5, 3)), jnp.zeros((3, 3, 3, 8))) == 2 * (2 * 6 * 5 * 8) * (3 * 3 * 3)
     with pytest.raises(ValueError, match="while loop"):
         flops.count(lambda x: jax.lax.while_loop(lambda c: c.sum() < 9, lambda c: c @ c, x), jnp.eye(2))

@@ -12,9 +12,7 @@ def test_clipped_surrogate_by_hand():
     ratio = jnp.asarray([1.5, 0.5, 1.5, 0.5, 1.05])
     advantage = jnp.asarray([1.0, 1.0, -1.0, -1.0, 2.0])
     # gains are capped at 1.1, losses are not: the pessimistic side of each pair
-    np.testing.assert_allclose(
-        objectives.clipped_surrogate(ratio, advantage, 0.1), [-1.1, -0.5, 1.5, 0.9, -2.1], rtol=1e-6
-    )
+    np.testing.assert_allclose(objectives.clipped_surrogate(ratio, advantage, 0.1), [-1.1, -0.5, 1.5, 0.9, -2.1], rtol=1e-6)
 
 
 def test_surrogate_gradient_is_the_policy_gradient_at_ratio_one():

@@ -92,7 +92,7 @@ def test_the_program_holds_exactly_the_stated_evaluations(plan, evaluations):
     noise = jnp.zeros((PROMPTS, plan.noises, tiny.TOKENS, tiny.CONFIG.in_channels))
 
     def program(params):
-        field = lambda x, s: net.velocity(params, x, s, prompt)  # noqa: E731
+        field = lambda x, s: net.velocity(params, x, s, prompt)
         return rollout.rollout(field, plan, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), noise, jax.random.key(0))
 
     one = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT)

@@ -34,7 +34,9 @@ def test_flux_blocks_are_split_and_layers_are_not():
     assert block["attn"]["to_q"]["kernel"].spec == P(None, "fsdp", "tensor")
     assert block["proj_out"]["kernel"].spec == P(None, "tensor", "fsdp")
     assert placed["proj_out"]["kernel"].spec == P("fsdp", None)
-    large = [leaf.size for leaf, s in zip(jax.tree.leaves(net.shapes), jax.tree.leaves(placed)) if s.spec == P() or not any(s.spec)]
+    large = [
+        leaf.size for leaf, s in zip(jax.tree.leaves(net.shapes), jax.tree.leaves(placed)) if s.spec == P() or not any(s.spec)
+    ]
     assert sum(large) < 0.001 * sum(leaf.size for leaf in jax.tree.leaves(net.shapes))
 
 

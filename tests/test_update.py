@@ -61,7 +61,7 @@ def plain_gradient(up, params, batch, old, clip):
             batch.advantage[v, p, r, i],
         )
         weight = batch.weight[v, p, r] / (prompts * len(plan.trained) * plan.group)
-        total, grads = total + weight * loss, jax.tree.map(lambda a, d: a + weight * d, grads, grad)
+        total, grads = total + weight * loss, jax.tree.map(lambda a, d, w=weight: a + w * d, grads, grad)
     return total, grads
 
 
@@ -218,9 +218,7 @@ def test_eight_devices_give_the_update_of_one(sizes):
     mesh = sharding.make_mesh(*sizes)
     shapes, stacks = up.policy.network.shapes, tuple(up.policy.network.stacks)
     state_shapes = jax.eval_shape(up.init, shapes)
-    shardings = sharding.like_parameters(
-        state_shapes, shapes, sharding.parameter_shardings(shapes, mesh, stacks), mesh
-    )
+    shardings = sharding.like_parameters(state_shapes, shapes, sharding.parameter_shardings(shapes, mesh, stacks), mesh)
     with jax.set_mesh(mesh):
         state = jax.device_put(up.init(params), shardings)
         spread = batch._replace(
@@ -234,7 +232,7 @@ def test_eight_devices_give_the_update_of_one(sizes):
         assert got.params["x_embedder"]["kernel"].sharding.spec == P("fsdp", None)
     np.testing.assert_allclose(metrics["grad_norm"], want_metrics["grad_norm"], rtol=1e-5)
     # Adam's first step is the gradient's sign: where a gradient is zero up to rounding, signs may differ.
-    moments = lambda state: state.opt_state[0].mu  # noqa: E731
+    moments = lambda state: state.opt_state[0].mu
     tiny.close(moments(got), moments(want), 1e-5)
     for a, b, m in zip(*(jax.tree.leaves(t) for t in (got.params, want.params, moments(want)))):
         clear = np.abs(m) > 1e-5 * np.abs(m).max()

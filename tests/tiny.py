@@ -32,7 +32,9 @@ def policy_and_params(seed: int = 0) -> tuple[policy.Policy, dict]:
     shapes, key = net.shapes, jax.random.key(seed)
     leaves, tree = jax.tree.flatten(shapes)
     keys = jax.random.split(key, len(leaves))
-    values = [0.3 * jax.random.normal(k, x.shape) / max(x.shape[-2] if x.ndim > 1 else 1, 1) ** 0.5 for k, x in zip(keys, leaves)]
+    values = [
+        0.3 * jax.random.normal(k, x.shape) / max(x.shape[-2] if x.ndim > 1 else 1, 1) ** 0.5 for k, x in zip(keys, leaves)
+    ]
     return policy.Policy(net, GRID, 3.5), jax.tree.unflatten(tree, values)
 
 
@@ -69,7 +71,7 @@ def draw(up: update.Updater, params: dict, views: int, prompts: int = 2, seed: i
 
     @jax.jit
     def run(params):
-        velocity = lambda x, s: up.policy.velocity(params, x, s, prompt)  # noqa: E731
+        velocity = lambda x, s: up.policy.velocity(params, x, s, prompt)
         return rollout.rollout(velocity, plan, up.algorithm.kernel, up.sigmas, up.g, noise, keys[2])[0]
 
     others = conditions(keys[3], views - 1, prompts, plan.branches)

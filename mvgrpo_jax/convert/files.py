@@ -117,4 +117,3 @@ def read_json(path: Path) -> dict:
         raise UserError(f"{path}: no such file; expected a folder as diffusers' save_pretrained writes it") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not valid JSON ({error}); copy it again") from None
-

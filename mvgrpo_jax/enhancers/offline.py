@@ -51,7 +51,9 @@ class WorldRewriter:
         """States one or two attributes that the prompt leaves open, consistently with what it says."""
         before = scene
         for _ in range(int(rng.integers(1, 3))):
-            open_slots = [(i, k) for i, t in enumerate(scene.things) for k in ("color", "size", "place") if getattr(t, k) is None]
+            open_slots = [
+                (i, k) for i, t in enumerate(scene.things) for k in ("color", "size", "place") if getattr(t, k) is None
+            ]
             open_slots += [(None, "background")] * (scene.background is None)
             if not open_slots:
                 break

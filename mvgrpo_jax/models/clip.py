@@ -194,6 +194,4 @@ def config_from(config: dict) -> ClipConfig:
         return TowerConfig(**(defaults | given))
 
     text = dict(hidden_size=512, intermediate_size=2048, num_attention_heads=8, eos_token_id=49407)
-    return ClipConfig(
-        tower("text_config", text), tower("vision_config", {"patch_size": 32}), config.get("projection_dim", 512)
-    )
+    return ClipConfig(tower("text_config", text), tower("vision_config", {"patch_size": 32}), config.get("projection_dim", 512))

@@ -32,9 +32,7 @@ class FluxConfig:
     def __post_init__(self):
         object.__setattr__(self, "axes_dims_rope", tuple(self.axes_dims_rope))
         if sum(self.axes_dims_rope) != self.attention_head_dim:
-            raise ValueError(
-                f"axes_dims_rope {self.axes_dims_rope} must sum to attention_head_dim {self.attention_head_dim}"
-            )
+            raise ValueError(f"axes_dims_rope {self.axes_dims_rope} must sum to attention_head_dim {self.attention_head_dim}")
 
     @property
     def width(self) -> int:
@@ -235,4 +233,3 @@ def forward_flops(config: FluxConfig, image_tokens: int, text_tokens: int) -> in
     ends = image_tokens * d * (config.in_channels + (config.out_channels or config.in_channels))
     ends += text_tokens * d * config.joint_attention_dim
     return 2 * int(linear + scores + modulation + embed + ends)
-

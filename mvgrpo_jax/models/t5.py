@@ -90,9 +90,7 @@ class Stack(nnx.Module):
     def __init__(self, config: T5Config, rngs: nnx.Rngs):
         self.block = build_stack(lambda r: Block(config, r), config.num_layers, rngs)
         # Every layer shares the first one's table; transformers stores it there.
-        self.relative_attention_bias = Embed(
-            config.relative_attention_num_buckets, config.num_heads, std=0.1, rngs=rngs
-        )
+        self.relative_attention_bias = Embed(config.relative_attention_num_buckets, config.num_heads, std=0.1, rngs=rngs)
         self.final_layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
 
 

@@ -116,9 +116,7 @@ class Encoder(nnx.Module):
         last = len(dims) - 1
         self.down_blocks = Indexed(
             {
-                i: Level(
-                    dims[max(i - 1, 0)], dim, config.layers_per_block, groups, "down" if i < last else None, rngs
-                )
+                i: Level(dims[max(i - 1, 0)], dim, config.layers_per_block, groups, "down" if i < last else None, rngs)
                 for i, dim in enumerate(dims)
             }
         )
@@ -142,9 +140,7 @@ class Decoder(nnx.Module):
         last = len(dims) - 1
         self.up_blocks = Indexed(
             {
-                i: Level(
-                    dims[max(i - 1, 0)], dim, config.layers_per_block + 1, groups, "up" if i < last else None, rngs
-                )
+                i: Level(dims[max(i - 1, 0)], dim, config.layers_per_block + 1, groups, "up" if i < last else None, rngs)
                 for i, dim in enumerate(dims)
             }
         )

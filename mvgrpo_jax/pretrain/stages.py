@@ -71,7 +71,9 @@ def latent_statistics(stage: Stage, net: Network, params: Params) -> tuple[np.nd
     """The corpus's packed latents [N, tokens, 64], centred and scaled, with their shift and scaling factor."""
     moments = jax.jit(lambda x: net.bind(params).moments(x)[0])
     count = len(stage.corpus.scenes)
-    latents = np.concatenate([np.asarray(moments(stage.corpus.pixels(np.arange(i, min(i + 500, count))))) for i in range(0, count, 500)])
+    latents = np.concatenate(
+        [np.asarray(moments(stage.corpus.pixels(np.arange(i, min(i + 500, count))))) for i in range(0, count, 500)]
+    )
     shift, scale = float(latents.mean()), float(1.0 / latents.std())
     return np.asarray(vae.pack((latents - shift) * scale)), shift, scale
 
@@ -119,7 +121,16 @@ def contrastive(stage: Stage, net: Network, tokenizer) -> Params:
 
 
 def rectified_flow(
-    stage: Stage, net: Network, text_net: Network, clip_net: Network, clip_params: Params, latents, tokenizers, *, steps, on_save
+    stage: Stage,
+    net: Network,
+    text_net: Network,
+    clip_net: Network,
+    clip_params: Params,
+    latents,
+    tokenizers,
+    *,
+    steps,
+    on_save,
 ) -> Params:
     """Velocity regression; the T5 encoder is trained with the transformer. Returns both, as {'flow', 't5'}.
 

@@ -78,11 +78,7 @@ class Scene:
 
     def stated(self) -> int:
         """How many attributes the description states."""
-        return (
-            sum(len(t.stated()) for t in self.things)
-            + (self.background is not None)
-            + (self.count is not None)
-        )
+        return sum(len(t.stated()) for t in self.things) + (self.background is not None) + (self.count is not None)
 
     def is_held_out(self) -> bool:
         return any((t.color, t.shape) in HELD_OUT for t in self.things)

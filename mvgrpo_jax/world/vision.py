@@ -87,9 +87,7 @@ def look(image: np.ndarray) -> Reading:
 
     # A blend of two colours at an edge can look like a third one; only regions that hold a solid block are things.
     solid = [
-        c
-        for c in range(len(_NAMES))
-        if c != ground and ndimage.binary_opening((label == c) & clear, _BLOCK).sum() >= MIN_AREA
+        c for c in range(len(_NAMES)) if c != ground and ndimage.binary_opening((label == c) & clear, _BLOCK).sum() >= MIN_AREA
     ]
     kept = np.asarray([ground, *solid])
     label = kept[distance[..., kept].argmin(-1)]

@@ -87,5 +87,7 @@ def test_unknown_judges_are_named():
 
 def test_the_embedded_tower_tells_right_from_wrong():
     judge = rewards.make("clip")
-    got = judge.score(IMAGES, [[["a large red circle center on a white background"], ["a small blue square top on a black background"]]])
+    got = judge.score(
+        IMAGES, [[["a large red circle center on a white background"], ["a small blue square top on a black background"]]]
+    )
     assert got[0, 0, 0, 0] > got[0, 0, 0, 1] and got[0, 1, 0, 0] > got[0, 1, 0, 1]

@@ -1,0 +1,251 @@
+"""Whole runs on the embedded pipeline: what they leave behind, resuming after a kill, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from configs import flux_nano
+from mvgrpo_jax import checkpoint, metrics, programs, sample, train
+from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def small_config(**changes):
+    """Two trained steps, three samples, two captions, two prompts: seconds an iteration."""
+    c = flux_nano.get_config()
+    c.iterations, c.prompts_per_iteration, c.group_size = 4, 2, 3
+    c.views.count = 2
+    c.sampling.steps, c.sampling.trained_steps = 4, (0, 1)
+    c.eval.every, c.eval.steps, c.prompts.eval_count = 2, 2, 4
+    c.checkpoint.every = 2
+    c.ema.decay = 0.5
+    c.optimizer.learning_rate = 1e-3
+    c.update(changes)
+    return c
+
+
+def leaves(workdir, step, config):
+    """Every array of a checkpoint."""
+    pipeline = pipelines.load(config.pipeline, dtype=np.float32)
+    mesh = train.sharding.make_mesh()
+    built = programs.Programs.build(config, pipeline, mesh)
+    shapes = jax.eval_shape(built.updater.init, pipeline.params["transformer"])
+    store = checkpoint.Checkpoints(Path(workdir), 3)
+    state, data = store.restore(step, checkpoint.abstract(shapes, built.state_shardings))
+    return [np.asarray(x) for x in jax.tree.leaves(state)], data
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(workdir, config) of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = small_config()
+    train.train(config, workdir)
+    return workdir, config
+
+
+def test_what_a_run_leaves_behind(finished):
+    workdir, config = finished
+    rows = metrics.read(workdir)
+    assert [r["iteration"] for r in rows] == [0, 1, 2, 3, 4]
+    first = rows[0]
+    assert first["ratio/mean"] == 1.0 and first["ratio/first_update_error"] == 0.0 and first["drift/rollout"] < 1e-5
+    assert {
+        "reward/clip",
+        "reward/scene",
+        "time/rollout",
+        "time/iteration",
+        "grad_norm",
+        "clip/low",
+        "advantage/abs",
+    } <= first.keys()
+    assert [r["iteration"] for r in rows if "eval/scene" in r] == [0, 2, 4]
+    assert (workdir / "samples" / "000000.png").exists() and (workdir / "eval" / "000004.png").exists()
+    page = (workdir / "report.html").read_text()
+    assert "before and after" in page and "data:image/png;base64" in page
+    assert list((workdir / "tensorboard").iterdir())
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+
+
+def test_diffusers_paints_the_trained_pipelines_pictures(finished, tmp_path):
+    from diffusers import FluxPipeline
+
+    folder = finished[0] / "pipeline"
+    before, after = pipelines.load("flux-nano"), pipelines.load(folder)
+    moved = [
+        np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).max()
+        for a, b in zip(jax.tree.leaves(before.params["transformer"]), jax.tree.leaves(after.params["transformer"]))
+    ]
+    assert max(moved) > 1e-4, "training changed nothing"
+    peer = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    peer.set_progress_bar_config(disable=True)
+    latents = np.random.default_rng(0).normal(size=(1, 16, 64)).astype(np.float32)
+    np.save(tmp_path / "latents.npy", latents)
+    prompt, length = "a large red circle center on a white background", pipelines.text_length(after)
+    with torch.no_grad():
+        want = peer(
+            prompt,
+            height=32,
+            width=32,
+            num_inference_steps=4,
+            guidance_scale=3.5,
+            max_sequence_length=length,
+            latents=torch.tensor(latents),
+            output_type="np",
+        ).images
+    flags = f"--pipeline {folder} --steps 4 --latents {tmp_path}/latents.npy --save-npy --out {tmp_path}".split()
+    sample.main([*flags, "--prompt", prompt])
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), want, atol=1e-3)
+
+
+def command(workdir, *flags: str) -> list[str]:
+    base = ["--config=configs/flux_nano.py", f"--workdir={workdir}", "--compilation_cache=" + str(ROOT / ".cache" / "jax")]
+    return [sys.executable, "-m", "mvgrpo_jax.main", *base, *flags]
+
+
+SMALL = [
+    "--config.iterations=4",
+    "--config.prompts_per_iteration=2",
+    "--config.group_size=3",
+    "--config.views.count=2",
+    "--config.sampling.steps=4",
+    "--config.sampling.trained_steps=(0,1)",
+    "--config.eval.every=2",
+    "--config.eval.steps=2",
+    "--config.prompts.eval_count=4",
+    "--config.checkpoint.every=2",
+    "--config.ema.decay=0.5",
+    "--config.optimizer.learning_rate=1e-3",
+]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path):
+    """SIGKILL after the checkpoint of iteration 2, then the same command again: the end is the uninterrupted run's."""
+    whole, config = finished
+    workdir = tmp_path / "killed"
+    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    process = subprocess.Popen(command(workdir, *SMALL), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 400
+    while not (workdir / "checkpoints" / "2").exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert (workdir / "checkpoints" / "2").exists(), errors
+    if process.returncode == 0:
+        pytest.fail("the run ended before it could be killed: give it more iterations")
+    assert not (workdir / "pipeline" / "model_index.json").exists()
+
+    again = subprocess.run(command(workdir, *SMALL), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert again.returncode == 0, again.stderr
+    assert "going on from iteration 2" in again.stdout
+    want, want_data = leaves(whole, 4, config)
+    got, got_data = leaves(workdir, 4, config)
+    assert got_data["stream"] == want_data["stream"]
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    numbers = lambda rows: [{k: v for k, v in r.items() if not k.startswith("time/")} for r in rows]
+    assert numbers(metrics.read(workdir)) == numbers(metrics.read(whole))
+
+
+def test_another_config_in_the_workdir_is_refused(finished):
+    workdir, _ = finished
+    with pytest.raises(UserError, match="holds another run:\n  optimizer.learning_rate: 0.001 there, 0.01 now"):
+        checkpoint.claim(workdir, json.loads(small_config(optimizer={"learning_rate": 1e-2}).to_json_best_effort()))
+    checkpoint.claim(workdir, json.loads(small_config(iterations=9).to_json_best_effort()))  # a longer run is the same run
+    checkpoint.claim(workdir, json.loads(small_config().to_json_best_effort()))
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.grop_size=4"], "unknown config key 'grop_size'. Did you mean 'group_size'?"),
+        (["--config.optimizer.lerning_rate=1"], "Did you mean 'optimizer.learning_rate'?"),
+        (["--config.iterations=many"], "--config.iterations=many: expected int (default 60)"),
+        (["--config.prompts.train=/nowhere.txt"], "/nowhere.txt does not exist"),
+        (["--config.algorithm.name=mvgrp"], "Did you mean 'mvgrpo'?"),
+    ],
+)
+def test_mistakes_in_the_command_line(tmp_path, flags, expected):
+    result = subprocess.run(command(tmp_path / "run", *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and expected in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_empty_prompt_file(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(UserError, match="empty.txt is empty"):
+        train.Run(small_config(prompts={"train": str(tmp_path / "empty.txt")}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"rewards": {"clip": 0.0}}, "gives every judge the weight 0"),
+        ({"eval": {"judge": "clop"}}, "eval.judge 'clop' is not among"),
+        ({"prompts_per_iteration": 9999}, "only 512 training prompts"),
+        ({"image": {"height": 30}}, "multiples of 8"),
+        ({"train": {"update_per": "epoch"}}, "'iteration' or 'timestep'"),
+    ],
+)
+def test_configs_that_cannot_run(tmp_path, changes, expected):
+    with pytest.raises(UserError, match=expected):
+        train.Run(small_config(**changes), tmp_path)
+
+
+def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):
+    from mvgrpo_jax.rewards import SceneReward
+
+    def broken(self, images, captions):
+        out = np.ones((len(captions), *images.shape[:3]), np.float32)
+        if images.shape[1] > 1:  # in training, not in the evaluation
+            out[0, 1, 0, 0] = np.nan
+        return out
+
+    monkeypatch.setattr(SceneReward, "score", broken)
+    with pytest.raises(UserError, match=r"iteration 0: reward scene not finite \(1 of .* caption '"):
+        train.train(small_config(), tmp_path / "run")
+
+
+def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):
+    original = train.Run.prepare
+
+    def poisoned(self, iteration, *rest):
+        batch, log, shown = original(self, iteration, *rest)
+        if iteration == 3:
+            batch = batch._replace(advantage=batch.advantage.at[0, 0, 0, 0].set(np.nan))
+        return batch, log, shown
+
+    monkeypatch.setattr(train.Run, "prepare", poisoned)
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match="iteration 3: the loss is not finite .*last checkpoint is intact"):
+        train.train(small_config(), workdir)
+    assert checkpoint.Checkpoints(workdir, 3).latest() == 2
+    monkeypatch.undo()
+    train.train(small_config(), workdir)
+    want, got = leaves(finished[0], 4, finished[1])[0], leaves(workdir, 4, finished[1])[0]
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_a_full_disk_at_checkpoint_time(tmp_path):
+    """Files may not grow beyond 2 MB: the checkpoint cannot be written, the message says so, nothing half-written counts."""
+    workdir = tmp_path / "run"
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); sys.argv = ['main', *sys.argv[1:]]; "
+    limited += "from mvgrpo_jax.main import main; main()"
+    flags = [f for f in command(workdir, *SMALL)[3:] if not f.startswith("--compilation_cache")]
+    result = subprocess.run([sys.executable, "-c", limited, *flags], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 2 and "could not be written" in result.stderr and "free some space" in result.stderr, (
+        result.stderr
+    )
+    assert checkpoint.Checkpoints(workdir, 3).latest() is None
