@@ -16,8 +16,7 @@ from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.data import read_prompts
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.policy import Policy
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+from mvgrpo_jax.programs import DTYPES
 
 
 def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *, solver: str = "ode", eta: float = 0.7):
