@@ -18,7 +18,7 @@ from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.convert.weights import export_params
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.pipeline import WEIGHTS
-from mvgrpo_jax.pretrain import stages, tokenizers
+from mvgrpo_jax.pretrain import curve, stages, tokenizers
 from mvgrpo_jax.pretrain.corpus import Corpus
 
 CORPUS = 40_000
@@ -175,6 +175,7 @@ def main(argv: list[str] | None = None) -> None:
         steps=FLOW_STEPS,
         on_save=save,
     )
+    curve.draw(work, options.out / "curve.png")
     print(f"pipeline in {options.out / 'flux-nano'}, reward tower in {options.out / 'clip-nano'}")
 
 
