@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c.image = ConfigDict({"height": 0, "width": 0})  # pixels; 0: the pipeline's own size
     c.prompts = ConfigDict(
         {
-            "train": "flux-nano",  # a file with a prompt a line, or flux-nano (the embedded world's)
+            "train": "flux-nano",  # a file with a prompt a line, or flux-nano, flux-nano-one (embedded)
             "train_count": 0,  # 0: all
             "eval": "flux-nano",
             "eval_count": 64,

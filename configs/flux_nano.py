@@ -2,8 +2,10 @@
 
     python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=runs/nano
 
-Hardware: 2 CPU cores. Group, guidance, shift, noise level and K = G are the paper's and its authors'; the number of
-steps, the trained steps, the learning rate and the batch are ours, chosen for a small model.
+Hardware: 2 CPU cores, some six minutes. Expected: the exact scorer on held-out prompts rises, see docs/results.md.
+Noise level, shift and guidance are the paper's and its authors'. Ours, chosen for a small model and short runs: 5 steps
+with trained steps 0 and 1, G = K = 10, 16 prompts an iteration that each name one thing, learning rate 2e-4, the average
+of weights. The exact scorer trains; clip-nano, a weaker judge, is reported beside it and does not.
 """
 
 from configs import common
@@ -11,12 +13,21 @@ from configs import common
 
 def get_config():
     c = common.get_config()
-    c.iterations = 60
-    c.prompts_per_iteration = 4
-    c.sampling.steps = 10
-    c.sampling.trained_steps = (0, 2, 4)
-    c.optimizer.learning_rate = 1e-4
+    c.iterations = 80
+    c.prompts_per_iteration = 16
+    c.group_size = 10
+    c.views.count = 10
+    c.prompts.train = "flux-nano-one"
+    c.prompts.train_count = 128
+    c.prompts.eval = "flux-nano-one"
+    c.sampling.steps = 5
+    c.sampling.trained_steps = (0, 1)
+    c.rewards.clip = 0.0
+    c.rewards.scene = 1.0
+    c.optimizer.learning_rate = 2e-4
+    c.optimizer.warmup = 10
+    c.ema.decay = 0.9
     c.checkpoint.every = 20
     c.eval.every = 20
-    c.eval.steps = 10
+    c.eval.steps = 8
     return c

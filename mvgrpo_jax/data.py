@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import grain.python as grain
@@ -9,8 +10,11 @@ import numpy as np
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.world import captions, scene
+from mvgrpo_jax.world.scene import MAX_THINGS
 
-EMBEDDED = "flux-nano"
+# Names of the embedded world's prompts -> how many things a prompt names at most.
+EMBEDDED = {"flux-nano": MAX_THINGS, "flux-nano-one": 1}
+EMBEDDED_COUNT = 512
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -27,20 +31,22 @@ def read_prompts(path: str | Path) -> list[str]:
     return prompts
 
 
-def embedded_prompts(count: int, *, held_out: bool, seed: int = 0) -> list[str]:
-    """Different short prompts of the embedded world; held_out: each names a pair that pretraining never saw."""
-    rng, found = np.random.default_rng([7, int(held_out), seed]), {}
+def embedded_prompts(count: int, *, held_out: bool, things: int = MAX_THINGS, seed: int = 0) -> list[str]:
+    """Different short prompts of the embedded world that name at most `things` things; held_out: each names a pair that
+    pretraining never saw."""
+    rng, found = np.random.default_rng([7, int(held_out), things, seed]), {}
     while len(found) < count:
-        text = captions.prompt(scene.sample(rng, held_out), rng)
+        drawn = scene.sample(rng, held_out)
+        text = captions.prompt(dataclasses.replace(drawn, things=drawn.things[:things]), rng)
         if captions.read(text).is_held_out() == held_out:
             found[text] = None
     return list(found)
 
 
 def prompts(source: str, count: int, *, held_out: bool) -> list[str]:
-    """Prompts from 'flux-nano' (the embedded world) or from a file; at most `count` (0: all of a file)."""
-    if source == EMBEDDED:
-        return embedded_prompts(count or 512, held_out=held_out)
+    """Prompts from a name of EMBEDDED (the embedded world) or from a file; at most `count` (0: all of a file)."""
+    if source in EMBEDDED:
+        return embedded_prompts(count or EMBEDDED_COUNT, held_out=held_out, things=EMBEDDED[source])
     found = read_prompts(source)
     return found[:count] if count else found
 

@@ -34,7 +34,7 @@ def finished(path: Path) -> list[str]:
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.enhance", description=__doc__)
-    parser.add_argument("--prompts", default=data.EMBEDDED, help="a prompt a line, or flux-nano (the embedded prompts)")
+    parser.add_argument("--prompts", default="flux-nano", help="a prompt a line, or flux-nano (the embedded prompts)")
     parser.add_argument("--count", type=int, default=0, help="how many prompts (0: all of the file, 512 embedded)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--k", type=int, default=12, help="captions a prompt")

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.evaluate", description=__doc__)
     parser.add_argument("--pipeline", default="flux-nano")
-    parser.add_argument("--prompts", default=data.EMBEDDED, help="a prompt a line, or flux-nano (held-out embedded ones)")
+    parser.add_argument("--prompts", default="flux-nano", help="a prompt a line, or flux-nano (held-out embedded ones)")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--guidance", type=float, default=3.5)

@@ -39,7 +39,8 @@ def test_tokenizers_know_every_word():
     for word in tokenizers.words():
         assert len(t5(word)["input_ids"]) == 2, word
         assert len(clip(word)["input_ids"]) == 2 + len(word.replace("-", " - ").split()), word
-    long = "a small purple triangle bottom-right, a small yellow diamond top-left and a small orange square center on a white background"
+    long = "a small purple triangle bottom-right, a small yellow diamond top-left and a small orange square center"
+    long += " on a white background"
     assert len(t5(long)["input_ids"]) <= tokenizers.T5_LENGTH
     assert len(clip(long)["input_ids"]) <= tokenizers.CLIP_LENGTH
     assert clip.decode(clip("Ünknown wörds!")["input_ids"], skip_special_tokens=True).strip() == "ünknown wörds !"

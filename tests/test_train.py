@@ -31,6 +31,7 @@ def small_config(**changes):
     c.checkpoint.every = 2
     c.ema.decay = 0.5
     c.optimizer.learning_rate = 1e-3
+    c.rewards.clip = 1.0
     c.update(changes)
     return c
 
@@ -127,6 +128,7 @@ SMALL = [
     "--config.checkpoint.every=2",
     "--config.ema.decay=0.5",
     "--config.optimizer.learning_rate=1e-3",
+    "--config.rewards.clip=1.0",
 ]
 
 
@@ -171,7 +173,7 @@ def test_another_config_in_the_workdir_is_refused(finished):
     [
         (["--config.grop_size=4"], "unknown config key 'grop_size'. Did you mean 'group_size'?"),
         (["--config.optimizer.lerning_rate=1"], "Did you mean 'optimizer.learning_rate'?"),
-        (["--config.iterations=many"], "--config.iterations=many: expected int (default 60)"),
+        (["--config.iterations=many"], "--config.iterations=many: expected int (default 80)"),
         (["--config.prompts.train=/nowhere.txt"], "/nowhere.txt does not exist"),
         (["--config.algorithm.name=mvgrp"], "Did you mean 'mvgrpo'?"),
     ],
@@ -191,9 +193,9 @@ def test_an_empty_prompt_file(tmp_path):
 @pytest.mark.parametrize(
     "changes, expected",
     [
-        ({"rewards": {"clip": 0.0}}, "gives every judge the weight 0"),
+        ({"rewards": {"scene": 0.0, "clip": 0.0}}, "gives every judge the weight 0"),
         ({"eval": {"judge": "clop"}}, "eval.judge 'clop' is not among"),
-        ({"prompts_per_iteration": 9999}, "only 512 training prompts"),
+        ({"prompts_per_iteration": 9999}, "only 128 training prompts"),
         ({"image": {"height": 30}}, "multiples of 8"),
         ({"train": {"update_per": "epoch"}}, "'iteration' or 'timestep'"),
     ],
