@@ -21,8 +21,8 @@ $(VENV)/.tested: $(VENV)/.installed
 install: $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=$(RUNS)/mvgrpo
-	$(BIN)/python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=$(RUNS)/single_view --config.views.count=0
+	$(BIN)/python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=$(RUNS)/mvgrpo --compilation_cache=.cache/jax
+	$(BIN)/python -m mvgrpo_jax.main --config=configs/flux_nano.py --workdir=$(RUNS)/single_view --config.views.count=0 --compilation_cache=.cache/jax
 	$(BIN)/python -m mvgrpo_jax.report $(RUNS)/mvgrpo $(RUNS)/single_view --out $(RUNS)/report.html
 	@echo "pictures before and after: $(RUNS)/mvgrpo/before_after.png; both runs side by side: $(RUNS)/report.html"
 
