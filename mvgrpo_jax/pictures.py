@@ -32,7 +32,8 @@ def sheet(
     line = 13
     wrap = max(10, (cell + MARGIN) // 6)
     labels = [[textwrap.wrap(label, wrap)[:5] for _, label in row] for row in rows]
-    heights = [cell + line * max((len(ls) for ls in row), default=0) + MARGIN for row in labels]
+    tall = [max(round(cell * min(1.0, image.shape[0] / image.shape[1])) for image, _ in row) for row in rows]
+    heights = [t + line * max((len(ls) for ls in row), default=0) + MARGIN for t, row in zip(tall, labels)]
     above = line + 4 if titles else 0
     head = line + 8 if title else 0
     width = MARGIN + max(len(row) for row in rows) * (cell + MARGIN)
