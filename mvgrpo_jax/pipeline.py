@@ -75,13 +75,9 @@ class Pipeline:
             raise UserError(f"height and width must be multiples of {side}, got {height} x {width}")
         return height // side, width // side
 
-    def sigmas(self, steps: int, tokens: int, shift: str | float = "pipeline") -> np.ndarray:
-        """The sigma grid [steps + 1]. shift: a number (static), 'dynamic', or 'pipeline' (what the scheduler config says)."""
-        if shift == "pipeline":
-            return schedules.diffusers_grid(steps, tokens, self.scheduler)
-        if shift == "dynamic":
-            return schedules.dynamic(steps, tokens)
-        return schedules.static(steps, float(shift))
+    def sigmas(self, steps: int, tokens: int) -> np.ndarray:
+        """The sigma grid [steps + 1] that diffusers would use with this folder's scheduler config."""
+        return schedules.diffusers_grid(steps, tokens, self.scheduler)
 
 
 def tokenize(pipeline: Pipeline, texts: list[str], max_sequence_length: int) -> tuple[np.ndarray, np.ndarray, list[str]]:

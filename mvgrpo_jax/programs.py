@@ -33,7 +33,7 @@ def dtype_of(name: str) -> jnp.dtype:
     return DTYPES[name]
 
 
-def sigma_grid(pipeline: pipelines.Pipeline, steps: int, tokens: int, shift: float | str) -> np.ndarray:
+def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:
     """shift > 0: static; 0: diffusers' dynamic schedule for this number of image tokens."""
     if steps < 1:
         raise UserError(f"config.sampling.steps must be at least 1, got {steps}")
@@ -64,7 +64,7 @@ class Programs:
         height, width = config.image.height or pipeline.default_size, config.image.width or pipeline.default_size
         policy = Policy(pipeline.transformer, pipeline.grid(height, width), s.guidance, dtype_of(t.dtype))
         algorithm = algorithms.make(config)
-        sigmas = sigma_grid(pipeline, s.steps, policy.tokens, s.shift)
+        sigmas = sigma_grid(s.steps, policy.tokens, s.shift)
         g = algorithm.kernel.noise(sigmas, s.eta)
         if t.update_per not in ("iteration", "timestep"):
             raise UserError(f"config.train.update_per must be 'iteration' or 'timestep', got {t.update_per!r}")
@@ -89,7 +89,7 @@ class Programs:
             mesh,
             sigmas,
             g,
-            sigma_grid(pipeline, config.eval.steps, policy.tokens, s.shift),
+            sigma_grid(config.eval.steps, policy.tokens, s.shift),
             s.max_sequence_length or pipelines.text_length(pipeline),
             config.seed,
         )
