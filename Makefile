@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
+# On Linux glibc then asks for huge pages: XLA's buffers come and go every step, and each 4 KiB page costs a fault.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 .PHONY: demo test lint install clean
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import serialization
+from optax import contrib
 from tqdm import tqdm
 
 from mvgrpo_jax.models.module import Params
@@ -21,6 +22,16 @@ from mvgrpo_jax.models.module import Params
 def average_decay(step: jax.Array, decay: float) -> jax.Array:
     """The decay of the weight average, small at first so that the initial weights are forgotten."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+
+
+def matrices(params: Params) -> Params:
+    """Which leaves Muon orthogonalises: kernels of linear layers, stacked ones matrix by matrix; None for the others."""
+
+    def of(path, leaf):
+        is_matrix = path[-1].key == "kernel" and leaf.ndim <= 3
+        return contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1) if is_matrix else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def train(
@@ -35,6 +46,7 @@ def train(
     folder: Path,
     decay: float = 0.999,
     weight_decay: float = 0.01,
+    orthogonal: bool = False,
     save_every: int = 500,
     on_save: Callable[[int, Params], None] | None = None,
 ) -> Params:
@@ -44,7 +56,18 @@ def train(
     stopped goes on from `folder`/NAME.state as if it had not been. The log is `folder`/NAME.csv.
     """
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, steps // 10 + 1), steps, learning_rate / 50)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, 0.9, 0.99, weight_decay=weight_decay))
+    if orthogonal:
+        rule = contrib.muon(
+            schedule,
+            weight_decay=weight_decay,
+            adam_b2=0.99,
+            adam_weight_decay=weight_decay,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=matrices,
+        )
+    else:
+        rule = optax.adamw(schedule, 0.9, 0.99, weight_decay=weight_decay)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), rule)
     state = (params, optimizer.init(params), params)
     start, saved = 0, folder / f"{name}.state"
     if saved.exists():
