@@ -8,5 +8,7 @@ setup(
     package_data={"mvgrpo_jax": ["assets/**/*"]},
     python_requires=">=3.11,<3.13",
     install_requires=[line for line in open("requirements.txt").read().splitlines() if line and line[0] not in "#-"],
-    extras_require={"test": ["torch==2.13.0", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6"]},
+    extras_require={
+        "test": ["torch==2.13.0", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "peft==0.21.2", "accelerate==1.15.0"]
+    },
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax import schedules, sharding
-from mvgrpo_jax.convert.files import atomic, read_json
+from mvgrpo_jax.convert.files import read_json, write_json
 from mvgrpo_jax.convert.weights import export_params, import_params
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import clip, flux, t5, vae
@@ -21,11 +20,12 @@ from mvgrpo_jax.models.module import Network, Params
 from mvgrpo_jax.types import Condition
 
 EMBEDDED = Path(__file__).parent / "assets" / "flux-nano"
+# Component -> what its weight files' names begin with.
 WEIGHTS = {
-    "transformer": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-    "text_encoder_2": "model.safetensors",
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
 }
 
 
@@ -118,25 +118,21 @@ def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[in
     return jnp.clip(image / 2 + 0.5, 0.0, 1.0).reshape(*lead, *image.shape[1:])
 
 
-def placer(net: Network, mesh):
-    """place(path, array): onto the mesh, by the parameter's own rule."""
+def places(net: Network, mesh):
+    """sharding(path): where each parameter of a network lives on the mesh."""
     shardings = sharding.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
 
-    def place(path, array):
+    def of(path):
         node = shardings
         for key in path:
             node = node[key]
-        return jax.device_put(array, node)
+        return node
 
-    return place
+    return of
 
 
-def load(folder: str | Path, *, dtype=None, remat: str = "none", unroll: int = 1, mesh=None) -> Pipeline:
-    """Reads a diffusers FluxPipeline folder, or the embedded one under the name 'flux-nano'.
-
-    dtype: of the parameters, None keeps the files'. mesh: leaves are placed on it by sharding.PARAMETERS as they are
-    read. Raises UserError.
-    """
+def describe(folder: str | Path, *, remat: str = "none", unroll: int = 1) -> Pipeline:
+    """A pipeline folder without its weights (params is empty): all that shapes and ahead-of-time compilation need."""
     from transformers import CLIPTokenizer, T5TokenizerFast
 
     folder = EMBEDDED if str(folder) == "flux-nano" else Path(folder)
@@ -154,20 +150,31 @@ def load(folder: str | Path, *, dtype=None, remat: str = "none", unroll: int = 1
         "text_encoder": clip.clip_text(config_of(clip.TowerConfig, raw["text_encoder"])),
         "text_encoder_2": t5.t5(config_of(t5.T5Config, raw["text_encoder_2"], f"{folder}/text_encoder_2/config.json")),
     }
-    params = {
-        name: import_params(net, folder / name, dtype=dtype, **({"place": placer(net, mesh)} if mesh else {}))
-        for name, net in networks.items()
-    }
     return Pipeline(
         folder=folder,
         **networks,
-        params=params,
+        params={},
         flux_config=flux_config,
         vae_config=vae_config,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2"),
         scheduler=read_json(folder / "scheduler" / "scheduler_config.json"),
     )
+
+
+def load(folder: str | Path, *, dtype=None, remat: str = "none", unroll: int = 1, mesh=None) -> Pipeline:
+    """Reads a diffusers FluxPipeline folder, or the embedded one under the name 'flux-nano'.
+
+    dtype: of the parameters, one for all or a dict by component; None keeps the files'. mesh: leaves are placed on it by
+    sharding.PARAMETERS as they are read. Raises UserError.
+    """
+    pipeline = describe(folder, remat=remat, unroll=unroll)
+    for name in WEIGHTS:
+        net = getattr(pipeline, name)
+        kind = dtype.get(name) if isinstance(dtype, dict) else dtype
+        where = places(net, mesh) if mesh else None
+        pipeline.params[name] = import_params(net, pipeline.folder / name, dtype=kind, sharding=where)
+    return pipeline
 
 
 def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Params] | None = None, *, dtype=None) -> None:
@@ -178,12 +185,8 @@ def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Params] | Non
     (folder / "model_index.json").unlink(missing_ok=True)
     for name in ("scheduler", "tokenizer", "tokenizer_2"):
         shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    for name, file in WEIGHTS.items():
-        (folder / name).mkdir(exist_ok=True)
-        config = read_json(source / name / "config.json")
+    for name, stem in WEIGHTS.items():
         tree = (params or {}).get(name, pipeline.params[name])
-        export_params(getattr(pipeline, name), tree, folder / name / file, dtype=dtype)
-        with atomic(folder / name / "config.json") as part:
-            part.write_text(json.dumps(config, indent=2) + "\n")
-    with atomic(folder / "model_index.json") as part:
-        part.write_text((source / "model_index.json").read_text())
+        export_params(getattr(pipeline, name), tree, folder / name, stem, dtype=dtype)
+        write_json(folder / name / "config.json", read_json(source / name / "config.json"))
+    write_json(folder / "model_index.json", read_json(source / "model_index.json"))

@@ -1,6 +1,13 @@
-"""python -m mvgrpo_jax.convert --src DIR --dst DIR [--dtype float32|bfloat16]
+"""python -m mvgrpo_jax.convert import|export|lora|verify ...
 
-Reads a FluxPipeline folder into our parameter trees, with every key checked, and writes it as one that diffusers loads.
+  import --src DIR_OR_FILE --dst DIR      a diffusers folder, or an original single file (flux1-dev.safetensors,
+                                          ae.safetensors), to a diffusers folder: keys checked, shards, checksums
+  export --src DIR --dst DIR              a diffusers folder to --layout diffusers or original (single files),
+                                          with --lora FILE --merge its weights added in
+  lora   --src FILE --dst FILE            a LoRA from either layout to --layout diffusers or kohya
+  verify --src DIR                        compares files with their checksums
+
+Conversions run file to file, one tensor in memory at a time. An interrupted one goes on with the same command.
 """
 
 from __future__ import annotations
@@ -11,27 +18,75 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.convert import folders
+from mvgrpo_jax.convert.writing import SHARD, verify
 from mvgrpo_jax.errors import UserError, reports_errors
-from mvgrpo_jax.models.module import count
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m mvgrpo_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+
+    def command(name: str, dst: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name)
+        sub.add_argument("--src", type=Path, required=True)
+        if dst:
+            sub.add_argument("--dst", type=Path, required=True)
+            sub.add_argument("--dtype", choices=sorted(DTYPES), help="of the written weights; default: the source's")
+        return sub
+
+    bring = command("import")
+    bring.add_argument("--base", type=Path, help="pipeline folder that gives what a single file lacks")
+    bring.add_argument("--config", type=Path, help="config.json of a single file's model, when its shapes do not tell")
+    out = command("export")
+    out.add_argument("--layout", choices=("diffusers", "original"), default="diffusers")
+    out.add_argument("--lora", type=Path, help="LoRA file or folder, of either layout")
+    out.add_argument("--merge", action="store_true", help="add the LoRA into the weights")
+    for sub in (bring, out):
+        sub.add_argument("--shard-size", type=int, default=SHARD, help="bytes of a shard at most")
+    adapters = command("lora")
+    adapters.add_argument("--layout", choices=("diffusers", "kohya"), required=True)
+    adapters.add_argument("--pipeline", type=Path, required=True, help="pipeline folder that the LoRA belongs to")
+    command("verify", dst=False)
+    return top
+
+
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.convert", description=__doc__)
-    parser.add_argument("--src", type=Path, required=True, help="FluxPipeline folder, or flux-nano (embedded)")
-    parser.add_argument("--dst", type=Path, required=True)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="of the written weights; default: the source's")
-    options = parser.parse_args(argv)
+    options = parser().parse_args(argv)
+    if options.command == "verify":
+        parts = [p for p in (options.src, *sorted(options.src.glob("*"))) if (p / "checksums.sha256").exists()]
+        wrong = [str(p / name) for p in parts for name in verify(p)]
+        if not parts or wrong:
+            raise UserError(f"{options.src}: " + (f"damaged: {', '.join(wrong)}" if parts else "has no checksums.sha256"))
+        print(f"{options.src}: {len(parts)} folders as they were written")
+        return
     if options.dst.exists() and options.src.exists() and options.dst.samefile(options.src):
-        raise UserError(f"--dst {options.dst} is --src itself; choose another folder")
-    pipeline = pipelines.load(options.src)
-    pipelines.save(pipeline, options.dst, dtype=DTYPES.get(options.dtype))
-    for name, params in pipeline.params.items():
-        print(f"{name}: {count(params):,} parameters")
-    print(f"written to {options.dst}")
+        raise UserError(f"--dst {options.dst} is --src itself; choose another place")
+    dtype = DTYPES.get(options.dtype)
+    if options.command == "lora":
+        folders.convert_lora(options.src, options.dst, options.layout, options.pipeline, dtype=dtype or np.float32)
+        print(f"written to {options.dst}")
+        return
+    if options.command == "import" and options.src.is_file():
+        kind = folders.import_file(
+            options.src, options.dst, base=options.base, config=options.config, dtype=dtype, limit=options.shard_size
+        )
+        print(f"{kind} written to {options.dst if options.base else options.dst / kind}")
+    elif options.command == "import":
+        folders.import_folder(options.src, options.dst, dtype=dtype, limit=options.shard_size)
+        print(f"written to {options.dst}")
+    else:
+        if bool(options.lora) != options.merge:
+            raise UserError("--lora FILE and --merge go together: a LoRA beside the weights needs no export")
+        written = folders.export(
+            options.src, options.dst, options.layout, lora_file=options.lora, dtype=dtype, limit=options.shard_size
+        )
+        print("written to " + ", ".join(map(str, written)))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax.convert.files import TensorFiles, write_tensors
 from mvgrpo_jax.convert.naming import REDUNDANT, Entry, entries, from_torch, to_torch
+from mvgrpo_jax.convert.sources import STEMS, Renamed, Source, TensorFiles
+from mvgrpo_jax.convert.writing import write_folder
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models.module import Network, Params
 
@@ -18,73 +21,133 @@ from mvgrpo_jax.models.module import Network, Params
 _OPTIONAL_PREFIX = "text_model."
 
 
-def _resolve(wanted: dict[str, Entry], present: list[str]) -> dict[str, str]:
-    """Name in the file -> name in the table."""
-    names = {n: n for n in present if not REDUNDANT.fullmatch(n)}
-    if not any(n.startswith(_OPTIONAL_PREFIX) for n in names) and all(n.startswith(_OPTIONAL_PREFIX) for n in wanted):
-        names = {n: _OPTIONAL_PREFIX + n for n in names}
-    return names
-
-
-def import_params(
-    network: Network,
-    folder: str | Path,
-    *,
-    dtype: Any = None,
-    place: Callable[[tuple[str, ...], np.ndarray], Any] = lambda path, array: jax.numpy.asarray(array),
-) -> Params:
-    """Reads a component folder into a parameter tree.
-
-    dtype: None keeps the file's. place(path, array) puts each finished leaf on its device or devices; only one leaf is
-    held on the host at a time. Raises UserError with every missing, unexpected or misshaped key.
-    """
-    files = TensorFiles(folder)
+def checked(network: Network, source: Source) -> tuple[Source, dict[str, Entry]]:
+    """The source under the table's names, and the table. Raises UserError with every missing, unexpected or misshaped key."""
     wanted = entries(network)
-    names = _resolve(wanted, files.names())
-    source = {ours: theirs for theirs, ours in names.items()}
-
-    problems = [f"missing: {n}" for n in wanted if n not in source]
-    problems += [f"unexpected: {t}.{did_you_mean(o, wanted)}" for t, o in names.items() if o not in wanted]
+    names = {n: n for n in source.names() if not REDUNDANT.fullmatch(n)}
+    if not any(n.startswith(_OPTIONAL_PREFIX) for n in names) and all(n.startswith(_OPTIONAL_PREFIX) for n in wanted):
+        names = {_OPTIONAL_PREFIX + n: n for n in names}
+    problems = [f"missing: {n}" for n in wanted if n not in names]
+    problems += [f"unexpected: {names[n]}.{did_you_mean(n, wanted)}" for n in names if n not in wanted]
     for name, entry in wanted.items():
-        if name in source and (got := files.shape(source[name])) != entry.shape:
-            problems.append(f"shape of {source[name]}: expected {list(entry.shape)}, found {list(got)}")
+        if name in names and (got := tuple(source.shape(names[name]))) != entry.shape:
+            problems.append(f"shape of {names[name]}: expected {list(entry.shape)}, found {list(got)}")
     if problems:
         shown = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
         raise UserError(
-            f"{folder}: weights do not fit the model that its config.json describes ({len(problems)} problems); "
+            f"{source.where}: weights do not fit the model that its config.json describes ({len(problems)} problems); "
             f"check that config and weights belong together\n  {shown}{more}"
         )
+    return Renamed(source, {n: names[n] for n in wanted}), wanted
 
+
+def stacked(read: list[Callable[[], np.ndarray]], place: Callable[[np.ndarray], jax.Array], layered: bool) -> jax.Array:
+    """One leaf on one device. The layers of a stack go there one by one, so that the host never holds the whole leaf."""
+    if not layered:
+        return place(read[0]())
+    out = None
+    for i, layer in enumerate(read):
+        part = place(layer())
+        out = _room(part, len(read)) if out is None else out
+        out = _put(out, part, i)
+    return out
+
+
+@partial(jax.jit, static_argnums=1)
+def _room(part: jax.Array, count: int) -> jax.Array:
+    return jnp.zeros((count, *part.shape), part.dtype)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(stack: jax.Array, part: jax.Array, index) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, part, index, 0)
+
+
+def import_params(
+    network: Network,
+    place: str | Path | Source,
+    *,
+    dtype: Any = None,
+    sharding: Callable[[tuple[str, ...]], jax.sharding.Sharding] | None = None,
+    keep: Callable[[tuple[str, ...], jax.Array], Any] = lambda path, array: array,
+) -> Params:
+    """Reads a component's weights into a parameter tree, tensor by tensor.
+
+    place: a folder, or an open source. dtype: None keeps the file's. sharding(path): where a leaf goes; each device reads
+    only its part of it, and the host holds one layer of one leaf at a time. keep(path, leaf): what the tree gets for a
+    finished leaf. Raises UserError with every missing, unexpected or misshaped key.
+    """
+    source, wanted = checked(network, place if hasattr(place, "names") else TensorFiles(place))
     leaves: dict[tuple[str, ...], list[Entry]] = {}
     for entry in wanted.values():
         leaves.setdefault(entry.path, []).append(entry)
     params: Params = {}
     for path, group in leaves.items():
-        parts = [from_torch(files.read(source[e.name]), path[-1]) for e in sorted(group, key=lambda e: e.layer or 0)]
-        array = parts[0] if group[0].layer is None else np.stack(parts)
+        group = sorted(group, key=lambda e: e.layer or 0)
+        layered = group[0].layer is not None
+
+        def layer(entry: Entry, index: tuple[slice, ...], leaf: str = path[-1]) -> np.ndarray:
+            # Rows of the file are the last axis of a kernel and the first of anything else.
+            rows = index[-1 if leaf == "kernel" else 0] if index else slice(None)
+            array = from_torch(source.read(entry.name, rows.start or 0, rows.stop), leaf)
+            rest = tuple(slice(None) if i is rows else i for i in index)
+            array = array[rest] if rest else array
+            return array if dtype is None else array.astype(dtype)
+
+        shape = from_torch(np.broadcast_to(np.int8(0), group[0].shape), path[-1]).shape
+        if sharding is None:
+            whole = (slice(None),) * len(shape)
+            array = stacked([partial(layer, e, whole) for e in group], jnp.asarray, layered)
+        else:
+            where = sharding(path)
+            full = (len(group), *shape) if layered else shape
+            parts = []
+            for device, index in where.addressable_devices_indices_map(full).items():
+                own = tuple(index)[1:] if layered else tuple(index)
+                put = partial(jax.device_put, device=device)
+                parts.append(stacked([partial(layer, e, own) for e in group], put, layered))
+            array = jax.make_array_from_single_device_arrays(full, where, parts)
         node = params
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = place(path, array if dtype is None else array.astype(dtype))
+        node[path[-1]] = keep(path, array)
     return params
 
 
-def checkpoint_tensors(network: Network, params: Params, dtype: Any = None) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, array) of every checkpoint tensor, in the layout and under the names that torch knows."""
-    table = entries(network)
-    fetched: dict[tuple[str, ...], np.ndarray] = {}
-    for name, entry in table.items():
-        if entry.path not in fetched:
-            node: Any = params
-            for key in entry.path:
-                node = node[key]
-            fetched = {entry.path: np.asarray(jax.device_get(node))}
-        array = fetched[entry.path]
-        array = to_torch(array if entry.layer is None else array[entry.layer], entry.path[-1])
-        yield name, array if dtype is None else array.astype(dtype)
+class ParamsSource:
+    """A parameter tree as a source: names and layout as torch knows them, one leaf on the host at a time."""
+
+    def __init__(self, network: Network, params: Params, where: str = "parameters", strip: str = ""):
+        self.params, self.where = params, where
+        self.table = {n.removeprefix(strip): e for n, e in entries(network).items()}
+        self.fetched: tuple[Any, np.ndarray | None] = ((), None)
+
+    def names(self) -> list[str]:
+        return list(self.table)
+
+    def leaf(self, name: str):
+        node: Any = self.params
+        for key in self.table[name].path:
+            node = node[key]
+        return node
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.table[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        return np.dtype(self.leaf(name).dtype)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        entry = self.table[name]
+        leaf = self.leaf(name)
+        array = np.asarray(jax.device_get(leaf if entry.layer is None else leaf[entry.layer]))
+        array = to_torch(array, entry.path[-1])
+        return array if stop is None and not start else array[start:stop]
 
 
-def export_params(network: Network, params: Params, path: str | Path, *, dtype: Any = None, strip: str = "") -> None:
-    """Writes a parameter tree as one safetensors file, atomically. `strip` removes a prefix of every name."""
-    write_tensors(lambda: ((n.removeprefix(strip), a) for n, a in checkpoint_tensors(network, params, dtype)), Path(path))
+def export_params(network: Network, params: Params, folder: Path, stem: str, *, dtype: Any = None, strip: str = "") -> None:
+    """Writes a parameter tree into a component's folder, atomically, in shards where it is large. `strip` removes a prefix
+    of every name; stem: one of sources.STEMS."""
+    assert stem in STEMS
+    write_folder(ParamsSource(network, params, strip=strip), Path(folder), stem, dtype=dtype, quiet=True)

@@ -16,7 +16,7 @@ _zeros = jax.nn.initializers.zeros
 
 
 class Linear(nnx.Module):
-    """y = x W + b. x: [..., in_dim] -> [..., out_dim]. The single place where a low-rank path attaches."""
+    """y = x W + b. x: [..., in_dim] -> [..., out_dim]. The single place where a low-rank path attaches (models/lora.py)."""
 
     def __init__(self, in_dim: int, out_dim: int, *, bias: bool = True, init=_normal, rngs: nnx.Rngs):
         self.kernel = nnx.Param(init(rngs.params(), (in_dim, out_dim), jnp.float32))
@@ -25,6 +25,8 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = x @ self.kernel[...].astype(x.dtype)
+        if hasattr(self, "lora_a"):
+            y += (x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype) * self.lora_scale
         return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
 
 

@@ -7,14 +7,13 @@ flow, and writes a diffusers pipeline folder and a transformers CLIPModel folder
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
 
-from mvgrpo_jax.convert.files import atomic
+from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.convert.weights import export_params
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.pipeline import WEIGHTS
@@ -23,11 +22,6 @@ from mvgrpo_jax.pretrain.corpus import Corpus
 
 CORPUS = 40_000
 FLOW_STEPS = 5_500
-
-
-def write_json(path: Path, item: dict) -> None:
-    with atomic(path) as part:
-        part.write_text(json.dumps(item, indent=2) + "\n")
 
 
 def write_pipeline(folder: Path, nets, params, size, vocab, shift: float, scale: float) -> None:
@@ -76,7 +70,7 @@ def write_pipeline(folder: Path, nets, params, size, vocab, shift: float, scale:
     }
     for name, config in configs.items():
         write_json(folder / name / "config.json", config)
-        export_params(nets[name], params[name], folder / name / WEIGHTS[name], dtype=ml_dtypes.bfloat16)
+        export_params(nets[name], params[name], folder / name, WEIGHTS[name], dtype=ml_dtypes.bfloat16)
     write_json(
         folder / "scheduler" / "scheduler_config.json",
         {
@@ -131,7 +125,7 @@ def write_clip(folder: Path, net, params, size, vocab: int) -> None:
             "image_std": [stages.CLIP_STD] * 3,
         },
     )
-    export_params(net, params, folder / "model.safetensors", dtype=ml_dtypes.bfloat16)
+    export_params(net, params, folder, "model", dtype=ml_dtypes.bfloat16)
     tokenizers.clip_tokenizer().save_pretrained(folder)
 
 

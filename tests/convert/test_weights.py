@@ -124,11 +124,12 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 def test_a_full_disk_leaves_nothing_that_looks_finished(random_pipeline, tmp_path, monkeypatch):
-    from mvgrpo_jax.convert import files
+    from mvgrpo_jax.convert import writing
 
     pipeline = pipelines.load(random_pipeline("narrow"))
     pipelines.save(pipeline, tmp_path / "out")
-    monkeypatch.setattr(files, "save_file", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(writing.os, "fsync", lambda handle: (_ for _ in ()).throw(full))
     with pytest.raises(UserError, match="No space left on device.*free some space"):
         pipelines.save(pipeline, tmp_path / "out")
     assert not (tmp_path / "out" / "model_index.json").exists()
