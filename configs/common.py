@@ -67,13 +67,35 @@ def get_config() -> ConfigDict:
     c.train = ConfigDict(
         {
             "dtype": "float32",  # of the network's arithmetic; state, log-probabilities and loss are float32 always
-            "param_dtype": "float32",
+            "param_dtype": "float32",  # of what is trained
+            "frozen_dtype": "float32",  # of what is not: text encoders, VAE, the base beneath adapters
             "remat": "none",  # none | dots | full
             "unroll": 1,  # blocks unrolled in the layer scan
             "view_chunk": 0,  # views evaluated at once in the update; 0: all
             "prompt_chunk": 0,  # prompts at once; 0: all
             "updates_per_rollout": 1,
             "update_per": "iteration",  # iteration | timestep (an optimiser step after each trained step)
+        }
+    )
+    c.lora = ConfigDict(
+        {
+            "rank": 0,  # of the adapters; 0: the whole transformer is trained
+            "alpha": 0.0,  # the adapters' scale is alpha / rank; 0: a scale of 1
+            # Layers by name, without block numbers: PATTERN, or PATTERN=RANK; the first match decides, rank 0 leaves out.
+            "targets": (
+                r"(transformer_blocks|single_transformer_blocks)\.attn\.to_[qkv]",
+                r"transformer_blocks\.attn\.(to_out\.0|to_add_out|add_[qkv]_proj)",
+                r"transformer_blocks\.(ff|ff_context)\.net\.(0\.proj|2)",
+                r"single_transformer_blocks\.(proj_mlp|proj_out)",
+            ),
+            "start": "",  # a LoRA file to start from, diffusers' or kohya's layout
+        }
+    )
+    c.export = ConfigDict(
+        {
+            "kind": "",  # pipeline (a diffusers folder) | lora (adapters alone); empty: lora where adapters are trained
+            "at_checkpoints": False,  # also at every checkpoint, beside the end
+            "dtype": "",  # of the exported weights; empty: as they are trained
         }
     )
     c.ema = ConfigDict({"decay": 0.0})  # 0: no average; with one, evaluation and export use it

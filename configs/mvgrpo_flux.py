@@ -24,6 +24,7 @@ def get_config():
     c.views.enhancer = "offline"
     c.views.file = "prompts/captions.jsonl"
     c.train.dtype = "bfloat16"
+    c.train.frozen_dtype = "bfloat16"
     c.train.remat = "full"
     c.train.view_chunk = 1
     c.mesh.fsdp = -1

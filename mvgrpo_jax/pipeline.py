@@ -177,16 +177,22 @@ def load(folder: str | Path, *, dtype=None, remat: str = "none", unroll: int = 1
     return pipeline
 
 
-def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Params] | None = None, *, dtype=None) -> None:
-    """Writes a complete diffusers folder; `params` replaces components. model_index.json comes last: without it the
-    folder is not a pipeline, so an interrupted save never looks finished."""
-    folder, source = Path(folder), pipeline.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model_index.json").unlink(missing_ok=True)
-    for name in ("scheduler", "tokenizer", "tokenizer_2"):
-        shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None = None, *, dtype=None) -> None:
+    """Writes a complete diffusers folder; `params` replaces components, each a parameter tree or a source of tensors.
+
+    model_index.json comes last: without it the folder is not a pipeline, so an interrupted save never looks finished. Every
+    process of a pod calls this; the first one writes.
+    """
+    folder, source, writes = Path(folder), pipeline.folder, jax.process_index() == 0
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model_index.json").unlink(missing_ok=True)
+        for name in ("scheduler", "tokenizer", "tokenizer_2"):
+            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+    components = pipeline.params | (params or {})
     for name, stem in WEIGHTS.items():
-        tree = (params or {}).get(name, pipeline.params[name])
-        export_params(getattr(pipeline, name), tree, folder / name, stem, dtype=dtype)
-        write_json(folder / name / "config.json", read_json(source / name / "config.json"))
-    write_json(folder / "model_index.json", read_json(source / "model_index.json"))
+        export_params(getattr(pipeline, name), components[name], folder / name, stem, dtype=dtype)
+        if writes:
+            write_json(folder / name / "config.json", read_json(source / name / "config.json"))
+    if writes:
+        write_json(folder / "model_index.json", read_json(source / "model_index.json"))

@@ -7,10 +7,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from mvgrpo_jax.models import flux
+from mvgrpo_jax.models import flux, lora
 from mvgrpo_jax.models.module import Network, Params, cast
 from mvgrpo_jax.sharding import constrain
 from mvgrpo_jax.types import Condition
+
+
+def assemble(trained: Params, frozen: Params | None) -> Params:
+    """The network's whole tree: what is trained, joined with the frozen base where only adapters are trained."""
+    return trained if frozen is None else lora.join(frozen, trained)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,13 +18,15 @@ from mvgrpo_jax import algorithms, optim, rollout, schedules, sharding
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models import lora
+from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.policy import Policy
 from mvgrpo_jax.types import Condition, TrainState, Trajectory
 from mvgrpo_jax.update import Updater
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
-ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION = range(3)
+ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS = range(4)
 
 
 def dtype_of(name: str) -> jnp.dtype:
@@ -56,13 +58,16 @@ class Programs:
     eval_sigmas: np.ndarray
     text_length: int
     seed: int
+    lora: LoraConfig | None = None
 
     @classmethod
     def build(cls, config, pipeline: pipelines.Pipeline, mesh: Mesh) -> Programs:
         """From a config and a loaded pipeline. Raises UserError."""
         s, t = config.sampling, config.train
         height, width = config.image.height or pipeline.default_size, config.image.width or pipeline.default_size
-        policy = Policy(pipeline.transformer, pipeline.grid(height, width), s.guidance, dtype_of(t.dtype))
+        adapter = LoraConfig.parse(config.lora.rank, config.lora.alpha, config.lora.targets) if config.lora.rank else None
+        network = lora.adapt(pipeline.transformer, adapter) if adapter else pipeline.transformer
+        policy = Policy(network, pipeline.grid(height, width), s.guidance, dtype_of(t.dtype))
         algorithm = algorithms.make(config)
         sigmas = sigma_grid(s.steps, policy.tokens, s.shift)
         g = algorithm.kernel.noise(sigmas, s.eta)
@@ -92,6 +97,7 @@ class Programs:
             sigma_grid(config.eval.steps, policy.tokens, s.shift),
             s.max_sequence_length or pipelines.text_length(pipeline),
             config.seed,
+            adapter,
         )
 
     @property
@@ -148,10 +154,22 @@ class Programs:
 
         return jax.jit(run)
 
+    @property
+    def trained_shapes(self):
+        """Shapes of what is trained: the transformer, or its adapters."""
+        shapes = self.policy.network.shapes
+        return lora.adapters(shapes) if self.lora else shapes
+
+    @cached_property
+    def adapters(self):
+        """() -> fresh adapters, on the mesh."""
+        key = self.key(0, ADAPTERS)
+        return jax.jit(lambda: lora.init(self.policy.network, key), out_shardings=self.state_shardings.params)
+
     @cached_property
     def state_shardings(self) -> TrainState:
         """Where every leaf of the TrainState lives."""
-        shapes = self.pipeline.transformer.shapes
+        shapes = self.trained_shapes
         params = sharding.parameter_shardings(shapes, self.mesh, tuple(self.pipeline.transformer.stacks))
         state = jax.eval_shape(self.updater.init, shapes)
         return sharding.like_parameters(state, shapes, params, self.mesh)
@@ -163,7 +181,7 @@ class Programs:
 
     @cached_property
     def update(self):
-        """(TrainState (donated), reference parameters or None, Batch) -> (TrainState, metrics)."""
+        """(TrainState (donated), reference parameters or None, Batch, frozen base or None) -> (TrainState, metrics)."""
         return jax.jit(self.updater.update, donate_argnums=0, out_shardings=(self.state_shardings, self.replicated))
 
     @cached_property

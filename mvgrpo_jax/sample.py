@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from mvgrpo_jax import pictures, rollout, sde
 from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.convert import lora as lora_files
 from mvgrpo_jax.data import read_prompts
 from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.models import lora
 from mvgrpo_jax.policy import Policy
 from mvgrpo_jax.programs import DTYPES
 
@@ -45,6 +47,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, help="file with a prompt a line")
+    parser.add_argument("--lora", type=Path, help="LoRA file or folder, diffusers' or kohya's layout")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance", type=float, default=3.5)
@@ -86,7 +89,13 @@ def main(argv: list[str] | None = None) -> None:
     dtype = DTYPES[options.dtype]
     pipeline = pipelines.load(options.pipeline, dtype=dtype)
     height, width = options.height or pipeline.default_size, options.width or pipeline.default_size
-    policy = Policy(pipeline.transformer, pipeline.grid(height, width), options.guidance, dtype)
+    network = pipeline.transformer
+    if options.lora:
+        factors = lora_files.read(options.lora, network, pipeline.flux_config)
+        adapters, adapter = lora_files.tree_of(network, factors)
+        network = lora.adapt(network, adapter)
+        pipeline.params["transformer"] = lora.join(pipeline.params["transformer"], adapters)
+    policy = Policy(network, pipeline.grid(height, width), options.guidance, dtype)
     shape = (policy.tokens, pipeline.flux_config.in_channels)
     if options.latents:
         latents = given_latents(options.latents, len(prompts), shape)

@@ -22,12 +22,16 @@ RULES: dict[str, tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "embed": ("fsdp",),
     "hidden": ("tensor",),
+    "rank_side": ("fsdp", "tensor"),
     "layers": None,
     None: None,
 }
 
 # Parameter path -> logical axes of its last dimensions; a scanned stack has 'layers' before them. First match wins.
 PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    # Adapters: split along the layer's side of each factor, whatever the layer's own split.
+    (r"(.*/)?lora_a", ("rank_side", None)),
+    (r"(.*/)?lora_b", (None, "rank_side")),
     # Projections into heads and hidden units, column-parallel.
     (
         r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1|q|k|v|wi_0|wi_1)/kernel",

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mvgrpo_jax import checkpoint, data, enhancers, evaluate, metrics, objectives, pictures, report, rewards, sharding
+from mvgrpo_jax import checkpoint, data, enhancers, evaluate, export, metrics, objectives, pictures, report, rewards, sharding
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.policy import assemble
 from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of
 from mvgrpo_jax.text import TextEncoder
 from mvgrpo_jax.types import Batch
@@ -41,10 +42,13 @@ class Run:
     def __init__(self, config, workdir: Path):
         self.config, self.workdir = config, workdir
         self.mesh = sharding.make_mesh(**config.mesh)
-        dtype = dtype_of(config.train.param_dtype)
-        options = {"dtype": dtype, "remat": config.train.remat, "unroll": config.train.unroll, "mesh": self.mesh}
+        dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
+        if not config.lora.rank:
+            dtypes["transformer"] = dtype_of(config.train.param_dtype)
+        options = {"dtype": dtypes, "remat": config.train.remat, "unroll": config.train.unroll, "mesh": self.mesh}
         self.pipeline = pipelines.load(config.pipeline, **options)
         self.programs = Programs.build(config, self.pipeline, self.mesh)
+        export.check(config)
         self.text = TextEncoder(self.programs, self.pipeline)
         self.prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
         self.stream = data.stream(self.prompts, config.prompts_per_iteration, config.seed)
@@ -57,8 +61,12 @@ class Run:
             raise UserError(f"config.eval.judge {config.eval.judge!r} is not among config.rewards: {', '.join(self.judges)}")
         held_out = data.prompts(config.prompts.eval, config.prompts.eval_count, held_out=True)
         self.evaluation = evaluate.Evaluation(self.programs, held_out, self.text.encode(held_out), self.judges)
+        transformer = self.pipeline.params.pop("transformer")
+        # With adapters the base is frozen, and all that a state or a reference holds is adapters.
+        self.frozen = transformer if self.programs.lora else None
+        self.initial = export.starting_adapters(config, self.programs) if self.programs.lora else transformer
         # The reference policy of the KL term is the initial one; without the term nothing is kept.
-        self.reference = jax.tree.map(jnp.copy, self.pipeline.params["transformer"]) if config.algorithm.kl else None
+        self.reference = jax.tree.map(jnp.copy, self.initial) if config.algorithm.kl else None
 
     def prepare(self, iteration: int, params, prompts: list[str], clock: Clock) -> tuple[Batch, dict[str, float], dict]:
         """Samples, views, rewards, advantages: the batch of an update, what to log, and the pictures."""
@@ -105,10 +113,10 @@ class Run:
         """All updates of one rollout. Returns the new state and the metrics of the first update and the last."""
         programs, count = self.programs, self.config.train.updates_per_rollout
         if count > 1 or self.programs.updater.per_step:
-            batch = batch._replace(old_log_prob=programs.old_log_probs(state.params, batch))
+            batch = batch._replace(old_log_prob=programs.old_log_probs(assemble(state.params, self.frozen), batch))
         history = []
         for _ in range(count):
-            state, values = programs.update(state, self.reference, batch)
+            state, values = programs.update(state, self.reference, batch, self.frozen)
             history.append(values)
         return state, history
 
@@ -118,7 +126,8 @@ class Run:
 
     def evaluate(self, iteration: int, state, clock: Clock) -> dict[str, float]:
         with clock("eval"):
-            images, scores = self.evaluation.run(self.weights_of(state), self.pipeline.params["vae"])
+            policy = assemble(self.weights_of(state), self.frozen)
+            images, scores = self.evaluation.run(policy, self.pipeline.params["vae"])
         folder = self.workdir / "eval"
         title = f"iteration {iteration}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
         evaluate.sheet(images, self.evaluation.prompts, scores, folder / f"{iteration:06d}.png", title)
@@ -126,11 +135,9 @@ class Run:
         (folder / "prompts.json").write_text(json.dumps(self.evaluation.prompts))
         return {f"eval/{n}": float(s.mean()) for n, s in scores.items()}
 
-    def export(self, state) -> Path:
-        folder = self.workdir / "pipeline"
-        trained = jax.tree.map(sharding.to_host, self.weights_of(state))
-        pipelines.save(self.pipeline, folder, {"transformer": trained})
-        return folder
+    def export(self, state, step: int, folder: Path) -> Path:
+        """Writes the weights that evaluation uses; returns where."""
+        return export.write(self.config, self.programs, self.weights_of(state), self.frozen, step, folder)
 
 
 def require_finite(values: np.ndarray, what: str, iteration: int, where) -> None:
@@ -176,15 +183,15 @@ def loop(run: Run) -> Path:
     start = store.latest() or 0
     best = -math.inf
     if start:
-        shapes = jax.eval_shape(programs.updater.init, run.pipeline.params["transformer"])
+        shapes = jax.eval_shape(programs.updater.init, run.initial)
         state, saved = store.restore(start, checkpoint.abstract(shapes, programs.state_shardings))
         run.stream.set_state(saved["stream"])
         best = saved["best"] if saved["best"] is not None else -math.inf
         print(f"going on from iteration {start}")
     else:
-        state = programs.init(run.pipeline.params["transformer"])
+        state = programs.init(run.initial)
         print(describe(run))
-    run.pipeline.params["transformer"] = None  # the state holds them now
+    run.initial = None  # the state holds it now
     writer = metrics.Writer(workdir, start)
     stop = interrupted()
 
@@ -203,7 +210,7 @@ def loop(run: Run) -> Path:
                 best = scores[f"eval/{config.eval.judge}"]
                 store.save_best(iteration, state, saved())
         prompts = [str(p) for p in next(run.stream)]
-        batch, log, shown = run.prepare(iteration, state.params, prompts, clock)
+        batch, log, shown = run.prepare(iteration, assemble(state.params, run.frozen), prompts, clock)
         state, history = run.update(state, batch)
         if pending:
             flush(writer, bar, *pending)
@@ -216,6 +223,8 @@ def loop(run: Run) -> Path:
             flush(writer, bar, *pending)  # a state whose update failed is never saved
             pending = None
             store.save(done, state, saved())
+            if config.export.at_checkpoints and done < config.iterations:
+                run.export(state, done, workdir / "exports" / f"{done:06d}")
         if stop:
             store.wait()
             raise UserError(f"stopped by a signal after iteration {done}, all saved; run the same command to go on")
@@ -227,9 +236,9 @@ def loop(run: Run) -> Path:
     store.wait()
     store.close()
     writer.close()
-    folder = run.export(state)
+    folder = run.export(state, config.iterations, workdir)
     page = report.write([workdir])
-    print(f"trained pipeline: {folder}\npictures: {workdir / 'eval'}, {workdir / 'samples'}\nreport: {page}")
+    print(f"trained weights: {folder}\npictures: {workdir / 'eval'}, {workdir / 'samples'}\nreport: {page}")
     return folder
 
 

@@ -17,7 +17,7 @@ import optax
 from mvgrpo_jax import objectives, plans
 from mvgrpo_jax.algorithms.base import Algorithm
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.policy import Policy
+from mvgrpo_jax.policy import Policy, assemble
 from mvgrpo_jax.types import Batch, Condition, TrainState
 
 
@@ -76,15 +76,15 @@ class Updater:
 
         return jnp.moveaxis(jax.lax.map(step, jnp.arange(trajectory.x_t.shape[1])), 0, 2)
 
-    def unit_loss(self, params, reference, unit: Unit) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def unit_loss(self, params, frozen, reference, unit: Unit) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss of one unit, already weighted so that units add up to the whole, and what to log of it."""
-        new, mean, std = self.log_prob(params, unit.x_t, unit.x_next, unit.views, unit.grid)
+        new, mean, std = self.log_prob(assemble(params, frozen), unit.x_t, unit.x_next, unit.views, unit.grid)
         old = jax.lax.stop_gradient(new) if unit.old is None else unit.old
         ratio = jnp.exp(new - old)
         loss = self.algorithm.loss(ratio, unit.advantage).mean(-1)
         divergence = jnp.zeros_like(loss)
         if self.kl:
-            _, mean_ref, _ = self.log_prob(reference, unit.x_t, unit.x_next, unit.views, unit.grid)
+            _, mean_ref, _ = self.log_prob(assemble(reference, frozen), unit.x_t, unit.x_next, unit.views, unit.grid)
             divergence = objectives.gaussian_kl(mean, mean_ref, std).mean(-1)
         total = (unit.weight * (loss + self.kl * divergence)).sum()
         share = lambda x: (unit.weight * x.astype(jnp.float32).mean(-1)).sum()
@@ -139,12 +139,12 @@ class Updater:
             has_prompt_view=view == 0,
         )
 
-    def gradients(self, params, reference, batch: Batch, numbers: jax.Array):
+    def gradients(self, params, frozen, reference, batch: Batch, numbers: jax.Array):
         """(loss, gradients, metrics) summed over the units `numbers`."""
 
         def one(carry, number):
             value_and_grad = jax.value_and_grad(self.unit_loss, has_aux=True)
-            (loss, metrics), grads = value_and_grad(params, reference, self.unit(batch, number))
+            (loss, metrics), grads = value_and_grad(params, frozen, reference, self.unit(batch, number))
             return jax.tree.map(jnp.add, carry, (loss, grads)), metrics
 
         zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
@@ -162,18 +162,19 @@ class Updater:
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return state, {"sum/loss": loss, "max/grad_norm": norm, "max/non_finite": 1.0 - finite}
 
-    def update(self, state: TrainState, reference, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        """One pass over the batch. reference: parameters for the KL term, or None."""
+    def update(self, state: TrainState, reference, batch: Batch, frozen=None) -> tuple[TrainState, dict[str, jax.Array]]:
+        """One pass over the batch. reference: parameters for the KL term, or None. frozen: the base beneath adapters, or
+        None when the whole network is trained."""
         steps, view_chunks, prompt_chunks, _ = self.units(batch)
         per_step = view_chunks * prompt_chunks
         if not self.per_step:
-            loss, grads, metrics = self.gradients(state.params, reference, batch, jnp.arange(steps * per_step))
+            loss, grads, metrics = self.gradients(state.params, frozen, reference, batch, jnp.arange(steps * per_step))
             state, applied = self.apply(state, loss, grads)
             return state, summarise(metrics | applied)
 
         def one(state, b):
             numbers = b * per_step + jnp.arange(per_step)
-            loss, grads, metrics = self.gradients(state.params, reference, batch, numbers)
+            loss, grads, metrics = self.gradients(state.params, frozen, reference, batch, numbers)
             state, applied = self.apply(state, loss, grads)
             return state, metrics | applied
 

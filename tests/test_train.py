@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from configs import flux_nano
-from mvgrpo_jax import checkpoint, metrics, programs, sample, train
+from mvgrpo_jax import checkpoint, export, metrics, programs, sample, train
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
 
@@ -108,6 +108,56 @@ def test_diffusers_paints_the_trained_pipelines_pictures(finished, tmp_path):
     flags = f"--pipeline {folder} --steps 4 --latents {tmp_path}/latents.npy --save-npy --out {tmp_path}".split()
     sample.main([*flags, "--prompt", prompt])
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), want, atol=1e-3)
+
+
+def test_adapters_are_trained_exported_and_started_from(tmp_path):
+    """A LoRA run exports both layouts at its checkpoints and at its end; a run that starts from either file begins with the
+    pictures that the first one ended with; its state holds adapters only."""
+    first = small_config(iterations=2)
+    first.lora.update(rank=4, alpha=6.0)
+    first.optimizer.learning_rate, first.optimizer.warmup, first.ema.decay = 0.02, 0, 0.0
+    first.algorithm.kl = 0.01
+    first.checkpoint.every, first.export.at_checkpoints = 1, True
+    folder = train.train(first, tmp_path / "first")
+    assert folder == tmp_path / "first" / "lora" and (tmp_path / "first" / "exports" / "000001" / "lora").is_dir()
+    card = (folder / "README.md").read_text()
+    assert (
+        "after iteration 2" in card and "scene (weight 1.0)" in card and '"rank": 4' in card and "base_model: flux-nano" in card
+    )
+    rows = metrics.read(tmp_path / "first")
+    assert rows[0]["kl"] < 1e-9 < rows[1]["kl"] and rows[0]["ratio/mean"] == 1.0
+    end = np.load(tmp_path / "first" / "eval" / "000002.npy").astype(int)
+    assert np.abs(end - np.load(tmp_path / "first" / "eval" / "000000.npy")).max() > 3, "training changed no picture"
+    for layout in ("pytorch_lora_weights", "kohya"):
+        second = small_config(iterations=1)
+        second.lora.update(rank=5, alpha=2.0, start=str(folder / f"{layout}.safetensors"))
+        second.export.kind = "pipeline"
+        merged = train.train(second, tmp_path / layout)
+        begin = np.load(tmp_path / layout / "eval" / "000000.npy").astype(int)
+        assert np.abs(begin - end).max() <= 1
+    assert pipelines.load(merged).flux_config == pipelines.load("flux-nano").flux_config
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: other\nlicense_name: some-licence\n---\n# Base\n")
+    assert export.licence(tmp_path / "base") == ["license: other", "license_name: some-licence"]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"lora.start": "/nowhere.safetensors", "lora.rank": 2}, "no such file"),
+        ({"lora.start": "/nowhere.safetensors"}, "config.lora.rank is 0"),
+        ({"export.kind": "lora"}, "no adapters are trained"),
+        ({"export.kind": "folder"}, "config.export.kind must be one of"),
+        ({"export.dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"lora.rank": 2, "lora.targets": ("blocks",)}, "matches no layer"),
+    ],
+)
+def test_adapter_settings_that_cannot_work(tmp_path, changes, message):
+    config = small_config()
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        train.train(config, tmp_path)
 
 
 def command(workdir, *flags: str) -> list[str]:

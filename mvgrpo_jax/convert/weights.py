@@ -16,6 +16,7 @@ from mvgrpo_jax.convert.sources import STEMS, Renamed, Source, TensorFiles
 from mvgrpo_jax.convert.writing import write_folder
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models.module import Network, Params
+from mvgrpo_jax.sharding import to_host
 
 # transformers 5 writes CLIPTextModel without this prefix, older versions with it; both are in use.
 _OPTIONAL_PREFIX = "text_model."
@@ -118,10 +119,10 @@ def import_params(
 class ParamsSource:
     """A parameter tree as a source: names and layout as torch knows them, one leaf on the host at a time."""
 
-    def __init__(self, network: Network, params: Params, where: str = "parameters", strip: str = ""):
-        self.params, self.where = params, where
-        self.table = {n.removeprefix(strip): e for n, e in entries(network).items()}
-        self.fetched: tuple[Any, np.ndarray | None] = ((), None)
+    where = "parameters"
+
+    def __init__(self, network: Network, params: Params):
+        self.params, self.table = params, entries(network)
 
     def names(self) -> list[str]:
         return list(self.table)
@@ -141,13 +142,18 @@ class ParamsSource:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         entry = self.table[name]
         leaf = self.leaf(name)
-        array = np.asarray(jax.device_get(leaf if entry.layer is None else leaf[entry.layer]))
-        array = to_torch(array, entry.path[-1])
+        array = leaf if entry.layer is None else leaf[entry.layer]
+        array = to_torch(to_host(array) if isinstance(array, jax.Array) else np.asarray(array), entry.path[-1])
         return array if stop is None and not start else array[start:stop]
 
 
-def export_params(network: Network, params: Params, folder: Path, stem: str, *, dtype: Any = None, strip: str = "") -> None:
-    """Writes a parameter tree into a component's folder, atomically, in shards where it is large. `strip` removes a prefix
-    of every name; stem: one of sources.STEMS."""
+def export_params(network: Network, params: Params | Source, folder: Path, stem: str, *, dtype: Any = None) -> None:
+    """Writes a parameter tree, or a source, into a component's folder, atomically, in shards where it is large. stem: one of
+    sources.STEMS. In a pod every process takes part in gathering each tensor, and the first one writes it."""
     assert stem in STEMS
-    write_folder(ParamsSource(network, params, strip=strip), Path(folder), stem, dtype=dtype, quiet=True)
+    source = ParamsSource(network, params) if isinstance(params, dict) else params
+    if jax.process_index() == 0:
+        write_folder(source, Path(folder), stem, dtype=dtype, quiet=True)
+    else:
+        for name in source.names():
+            source.read(name)
