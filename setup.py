@@ -1,5 +1,7 @@
 from setuptools import find_packages, setup
 
+PLAN = ["libtpu==0.0.52", "jax-cuda13-plugin==0.10.2", "jax-cuda13-pjrt==0.10.2"]
+
 setup(
     name="mvgrpo_jax",
     version="0.1.0",
@@ -9,6 +11,17 @@ setup(
     python_requires=">=3.11,<3.13",
     install_requires=[line for line in open("requirements.txt").read().splitlines() if line and line[0] not in "#-"],
     extras_require={
-        "test": ["torch==2.13.0", "pytest==9.2.0", "pytest-xdist==3.8.0", "ruff==0.17.6", "peft==0.21.2", "accelerate==1.15.0"]
+        "tpu": ["libtpu==0.0.52"],
+        "cuda": ["jax[cuda13]==0.10.2"],
+        "plan": PLAN,  # compilers for TPU and CUDA, without the libraries that running there needs
+        "test": [
+            "torch==2.13.0",
+            "pytest==9.2.0",
+            "pytest-xdist==3.8.0",
+            "ruff==0.17.6",
+            "peft==0.21.2",
+            "accelerate==1.15.0",
+            *PLAN,
+        ],
     },
 )

@@ -50,6 +50,14 @@ def get_config() -> ConfigDict:
             "max_sequence_length": 0,  # T5 tokens; 0: the tokenizer's
         }
     )
+    c.text = ConfigDict(
+        {
+            "memory_mb": 0.0,  # encoded texts kept in host memory; 0: every text is encoded when it is met
+            "folder": "",  # and on disk, for runs that meet the same texts
+            "disk_gb": 50.0,  # bound of that folder
+            "drop_encoders": False,  # encode all texts first, then free the encoders; not with an online enhancer
+        }
+    )
     # Weight of each judge in training; a judge of weight 0 is reported and does not train.
     c.rewards = ConfigDict({"clip": 1.0, "scene": 0.0})
     c.judges = ConfigDict({"clip": {"folder": "clip-nano", "scale": 1.0}, "scene": {}})
@@ -70,6 +78,7 @@ def get_config() -> ConfigDict:
             "param_dtype": "float32",  # of what is trained
             "frozen_dtype": "float32",  # of what is not: text encoders, VAE, the base beneath adapters
             "remat": "none",  # none | dots | full
+            "attention": "auto",  # auto | xla | cudnn | splash
             "unroll": 1,  # blocks unrolled in the layer scan
             "view_chunk": 0,  # views evaluated at once in the update; 0: all
             "prompt_chunk": 0,  # prompts at once; 0: all

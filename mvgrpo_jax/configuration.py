@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import sys
 from pathlib import Path
@@ -51,6 +52,32 @@ def check_value(name: str, text: str, default: object) -> None:
         ok = False
     if not ok:
         raise UserError(f"--config.{name}={text}: expected {kind.__name__} (default {default!r})")
+
+
+def parsed(text: str, default: object) -> object:
+    """A checked value in the default's type."""
+    if isinstance(default, bool):
+        return text.lower() in ("true", "1", "t", "yes")
+    if isinstance(default, tuple):
+        value = ast.literal_eval(text) if text.strip() else ()
+        return value if isinstance(value, tuple) else (value,)
+    return type(default)(text)
+
+
+def from_arguments(path: str, words: list[str]) -> ConfigDict:
+    """A config file's config with --config.key=value overrides, for commands other than training. Raises UserError."""
+    config = load(path)
+    known = keys(config)
+    for word in words:
+        name, equals, value = word.partition("=")
+        key = name.removeprefix("--config.")
+        if not name.startswith("--config.") or not equals:
+            raise UserError(f"unknown argument {word!r}; settings are given as --config.key=value")
+        if key not in known:
+            raise UserError(f"unknown config key {key!r}.{did_you_mean(key, known)}")
+        check_value(key, value, known[key])
+        config.update_from_flattened_dict({key: parsed(value, known[key])})
+    return config
 
 
 def check_arguments(arguments: list[str]) -> None:

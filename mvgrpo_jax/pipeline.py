@@ -13,8 +13,9 @@ import numpy as np
 
 from mvgrpo_jax import schedules, sharding
 from mvgrpo_jax.convert.files import read_json, write_json
+from mvgrpo_jax.convert.sources import TensorFiles
 from mvgrpo_jax.convert.weights import export_params, import_params
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models import clip, flux, t5, vae
 from mvgrpo_jax.models.module import Network, Params
 from mvgrpo_jax.types import Condition
@@ -131,8 +132,8 @@ def places(net: Network, mesh):
     return of
 
 
-def describe(folder: str | Path, *, remat: str = "none", unroll: int = 1) -> Pipeline:
-    """A pipeline folder without its weights (params is empty): all that shapes and ahead-of-time compilation need."""
+def describe(folder: str | Path, **options) -> Pipeline:
+    """A pipeline folder without its weights (params is empty). options: of models.flux.flux."""
     from transformers import CLIPTokenizer, T5TokenizerFast
 
     folder = EMBEDDED if str(folder) == "flux-nano" else Path(folder)
@@ -145,7 +146,7 @@ def describe(folder: str | Path, *, remat: str = "none", unroll: int = 1) -> Pip
     if raw["vae"].get("use_quant_conv") or raw["vae"].get("use_post_quant_conv"):
         raise UserError(f"{folder}/vae: quant convolutions are not part of Flux's VAE; expected use_quant_conv false")
     networks = {
-        "transformer": flux.flux(flux_config, remat, unroll),
+        "transformer": flux.flux(flux_config, **options),
         "vae": vae.vae(vae_config),
         "text_encoder": clip.clip_text(config_of(clip.TowerConfig, raw["text_encoder"])),
         "text_encoder_2": t5.t5(config_of(t5.T5Config, raw["text_encoder_2"], f"{folder}/text_encoder_2/config.json")),
@@ -162,13 +163,36 @@ def describe(folder: str | Path, *, remat: str = "none", unroll: int = 1) -> Pip
     )
 
 
-def load(folder: str | Path, *, dtype=None, remat: str = "none", unroll: int = 1, mesh=None) -> Pipeline:
+PUBLISHED = {"FLUX.1-dev": True, "FLUX.1-schnell": False}  # name -> whether it has a guidance embedding
+
+
+def published(name: str, **options) -> Pipeline:
+    """A published pipeline by its shapes alone, with no folder: what planning needs. UserError for an unknown name."""
+    if name not in PUBLISHED:
+        raise UserError(f"{name}: no such folder, and not a known model;{did_you_mean(name, PUBLISHED)} {', '.join(PUBLISHED)}")
+    flux_config = flux.FluxConfig(guidance_embeds=PUBLISHED[name])
+    return Pipeline(
+        folder=Path(name),
+        transformer=flux.flux(flux_config, **options),
+        vae=vae.vae(vae.VaeConfig()),
+        text_encoder=clip.clip_text(clip.TowerConfig()),
+        text_encoder_2=t5.t5(t5.T5Config()),
+        params={},
+        flux_config=flux_config,
+        vae_config=vae.VaeConfig(),
+        tokenizer=None,
+        tokenizer_2=None,
+        scheduler={},
+    )
+
+
+def load(folder: str | Path, *, dtype=None, mesh=None, **options) -> Pipeline:
     """Reads a diffusers FluxPipeline folder, or the embedded one under the name 'flux-nano'.
 
     dtype: of the parameters, one for all or a dict by component; None keeps the files'. mesh: leaves are placed on it by
-    sharding.PARAMETERS as they are read. Raises UserError.
+    sharding.PARAMETERS as they are read. options: of models.flux.flux. Raises UserError.
     """
-    pipeline = describe(folder, remat=remat, unroll=unroll)
+    pipeline = describe(folder, **options)
     for name in WEIGHTS:
         net = getattr(pipeline, name)
         kind = dtype.get(name) if isinstance(dtype, dict) else dtype
@@ -189,7 +213,9 @@ def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None =
         (folder / "model_index.json").unlink(missing_ok=True)
         for name in ("scheduler", "tokenizer", "tokenizer_2"):
             shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
-    components = pipeline.params | (params or {})
+    # A component that was dropped from memory is copied from where it came.
+    components = {n: TensorFiles(source / n) for n in WEIGHTS if n not in pipeline.params}
+    components |= pipeline.params | (params or {})
     for name, stem in WEIGHTS.items():
         export_params(getattr(pipeline, name), components[name], folder / name, stem, dtype=dtype)
         if writes:

@@ -18,8 +18,9 @@ from mvgrpo_jax import algorithms, optim, rollout, schedules, sharding
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.models import lora
+from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
+from mvgrpo_jax.models.module import REMAT
 from mvgrpo_jax.policy import Policy
 from mvgrpo_jax.types import Condition, TrainState, Trajectory
 from mvgrpo_jax.update import Updater
@@ -33,6 +34,17 @@ def dtype_of(name: str) -> jnp.dtype:
     if name not in DTYPES:
         raise UserError(f"unknown dtype {name!r}; there are: {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def network_options(config, mesh: Mesh) -> dict:
+    """How the transformer is built for a run on this mesh: the options of models.flux.flux. Raises UserError."""
+    t = config.train
+    if t.remat not in REMAT:
+        raise UserError(f"unknown config.train.remat {t.remat!r}; there are: {', '.join(REMAT)}")
+    if t.unroll < 1:
+        raise UserError(f"config.train.unroll must be at least 1, got {t.unroll}")
+    platform = mesh.devices.flat[0].platform
+    return {"remat": t.remat, "unroll": t.unroll, "attention": attention.choose(t.attention, platform, dtype_of(t.dtype))}
 
 
 def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:

@@ -3,24 +3,59 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.embeddings import Store, encoder_identity
+from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.programs import Programs
 from mvgrpo_jax.rewards.base import Captions
+from mvgrpo_jax.sharding import to_host
 from mvgrpo_jax.types import Condition
 
 CHUNK = 64
+ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 class TextEncoder:
-    """Both encoders of a pipeline behind `encode` and `encode_views`. Texts over the length are cut with a warning."""
+    """Both encoders of a pipeline behind `encode` and `encode_views`. Texts over the length are cut with a warning.
 
-    def __init__(self, programs: Programs, pipeline: pipelines.Pipeline):
-        self.programs, self.pipeline = programs, pipeline
+    store: where encodings are kept and looked up, or None.
+    """
+
+    def __init__(self, programs: Programs, pipeline: pipelines.Pipeline, store: Store | None = None):
+        self.programs, self.pipeline, self.store = programs, pipeline, store
+
+    @classmethod
+    def of(cls, config, programs: Programs, pipeline: pipelines.Pipeline) -> TextEncoder:
+        """With the store that config.text asks for."""
+        c = config.text
+        if not c.memory_mb and not c.folder:
+            return cls(programs, pipeline)
+        identity = encoder_identity(pipeline.folder, programs.text_length, str(jnp.dtype(programs.policy.dtype)))
+        folder = Path(c.folder) if c.folder else None
+        return cls(programs, pipeline, Store(identity, int(c.memory_mb * 2**20), folder, int(c.disk_gb * 2**30)))
+
+    def encode_all(self, texts: list[str]) -> None:
+        """Encodes every text that a run can ask for, then frees the encoders' device memory. UserError when the store cannot
+        keep them all."""
+        if self.store is None:
+            raise UserError("config.text.drop_encoders needs a store: set config.text.memory_mb or config.text.folder")
+        texts = sorted(set(texts))
+        for first in range(0, len(texts), CHUNK):
+            self._encode(texts[first : first + CHUNK])
+        if lost := [t for t in texts if self.store.get(t) is None]:
+            size = sum(a.nbytes for a in jax.tree.leaves(jax.tree.map(np.asarray, self._encode(lost[:1]))))
+            raise UserError(
+                f"config.text.drop_encoders: {len(texts)} texts of {size:,} bytes do not fit the store ({len(lost)} are "
+                f"lost); raise config.text.memory_mb to {len(texts) * size / 2**20:.0f}, or give config.text.folder and disk_gb"
+            )
+        for part in ENCODERS:
+            del self.pipeline.params[part]
 
     def encode(self, texts: list[str]) -> Condition:
         """Condition with leading [len(texts)], split over the mesh like a batch where it divides."""
@@ -46,10 +81,26 @@ class TextEncoder:
         return self.programs.batch(axis) if divides else self.programs.replicated
 
     def _encode(self, texts: list[str]) -> Condition:
+        """Leading [len(texts)]; with a store only what it lacks is encoded."""
+        if self.store is None:
+            return self._run(texts)
+        known = {text: self.store.get(text) for text in texts}
+        if missing := [text for text, found in known.items() if found is None]:
+            fresh = jax.tree.map(to_host, self._run(missing))
+            for i, text in enumerate(missing):
+                known[text] = (fresh.txt[i], fresh.pooled[i])
+                self.store.put(text, known[text])
+        return Condition(*(jnp.asarray(np.stack(parts)) for parts in zip(*(known[t] for t in texts))))
+
+    def _run(self, texts: list[str]) -> Condition:
+        if any(part not in self.pipeline.params for part in ENCODERS):
+            raise UserError(
+                f"the text {texts[0]!r} was not known when the text encoders were dropped; set config.text.drop_encoders=False"
+            )
         ids_clip, ids_t5, cut = pipelines.tokenize(self.pipeline, texts, self.programs.text_length)
         for message in cut:
             warnings.warn(message, stacklevel=2)
-        params = {k: self.pipeline.params[k] for k in ("text_encoder", "text_encoder_2")}
+        params = {k: self.pipeline.params[k] for k in ENCODERS}
         parts = []
         for first in range(0, len(texts), CHUNK):
             rows = np.minimum(np.arange(first, first + CHUNK), len(texts) - 1)

@@ -18,7 +18,7 @@ from mvgrpo_jax import checkpoint, data, enhancers, evaluate, export, metrics, o
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.policy import assemble
-from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of
+from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of, network_options
 from mvgrpo_jax.text import TextEncoder
 from mvgrpo_jax.types import Batch
 
@@ -45,11 +45,10 @@ class Run:
         dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
         if not config.lora.rank:
             dtypes["transformer"] = dtype_of(config.train.param_dtype)
-        options = {"dtype": dtypes, "remat": config.train.remat, "unroll": config.train.unroll, "mesh": self.mesh}
-        self.pipeline = pipelines.load(config.pipeline, **options)
+        self.pipeline = pipelines.load(config.pipeline, dtype=dtypes, mesh=self.mesh, **network_options(config, self.mesh))
         self.programs = Programs.build(config, self.pipeline, self.mesh)
         export.check(config)
-        self.text = TextEncoder(self.programs, self.pipeline)
+        self.text = TextEncoder.of(config, self.programs, self.pipeline)
         self.prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
         self.stream = data.stream(self.prompts, config.prompts_per_iteration, config.seed)
         self.enhancer = enhancers.make(config, self.prompts)
@@ -60,6 +59,11 @@ class Run:
         if config.eval.judge not in self.judges:
             raise UserError(f"config.eval.judge {config.eval.judge!r} is not among config.rewards: {', '.join(self.judges)}")
         held_out = data.prompts(config.prompts.eval, config.prompts.eval_count, held_out=True)
+        if config.text.drop_encoders:
+            captions = self.enhancer.known() if self.enhancer else []
+            if captions is None:
+                raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
+            self.text.encode_all(self.prompts + held_out + captions)
         self.evaluation = evaluate.Evaluation(self.programs, held_out, self.text.encode(held_out), self.judges)
         transformer = self.pipeline.params.pop("transformer")
         # With adapters the base is frozen, and all that a state or a reference holds is adapters.

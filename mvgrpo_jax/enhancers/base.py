@@ -14,8 +14,11 @@ class Enhancer(Protocol):
 
     enhance(iteration, prompts [P], images float32 [P, R, G, H, W, 3] in [0, 1]) -> captions [K][P][R], None where one is
     missing. The result depends on its arguments and the run's seed alone, so that a resumed run repeats it.
+    known() -> every caption it can write, or None when that is not known beforehand.
     """
 
     count: int
 
     def enhance(self, iteration: int, prompts: list[str], images: np.ndarray) -> Captions: ...
+
+    def known(self) -> list[str] | None: ...

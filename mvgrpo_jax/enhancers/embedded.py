@@ -25,6 +25,9 @@ class PerspectiveEnhancer:
                 f"config.views.perspectives names {', '.join(sorted(unknown))}; there are: {', '.join(captions.PERSPECTIVES)}"
             )
 
+    def known(self) -> None:
+        return None
+
     def enhance(self, iteration: int, prompts: list[str], images: np.ndarray) -> Captions:
         prompt_count, branches, group = images.shape[:3]
         out: Captions = [[[None] * branches for _ in range(prompt_count)] for _ in range(self.count)]

@@ -150,6 +150,9 @@ class FileEnhancer:
             )
         return cls(table, count, seed)
 
+    def known(self) -> list[str]:
+        return [text for texts in self.table.values() for text in texts]
+
     def enhance(self, iteration: int, prompts: list[str], images: np.ndarray) -> Captions:
         out: Captions = [[] for _ in range(self.count)]
         for p, prompt in enumerate(prompts):

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mvgrpo_jax.models.layers import ACTIVATIONS, Conv, Embed, LayerNorm, Linear, attention, heads, merge_heads
+from mvgrpo_jax.models.attention import attention
+from mvgrpo_jax.models.layers import ACTIVATIONS, Conv, Embed, LayerNorm, Linear, heads, merge_heads
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
 
 

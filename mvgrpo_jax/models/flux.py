@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mvgrpo_jax.models.layers import Indexed, Linear, RMSNorm, _zeros, attention, heads, layer_norm, merge_heads, sinusoid
+from mvgrpo_jax.models.attention import attention
+from mvgrpo_jax.models.layers import Indexed, Linear, RMSNorm, _zeros, heads, layer_norm, merge_heads, sinusoid
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
 
 EPS = 1e-6
@@ -120,7 +121,7 @@ class Projection(nnx.Module):
 class Attention(nnx.Module):
     """Queries, keys and values of the image tokens and, in double blocks, of the text tokens beside them."""
 
-    def __init__(self, config: FluxConfig, joint: bool, rngs: nnx.Rngs):
+    def __init__(self, config: FluxConfig, joint: bool, kind: str, rngs: nnx.Rngs):
         width, head_dim = config.width, config.attention_head_dim
         self.to_q, self.to_k, self.to_v = (Linear(width, width, rngs=rngs) for _ in range(3))
         self.norm_q, self.norm_k = RMSNorm(head_dim, EPS), RMSNorm(head_dim, EPS)
@@ -129,7 +130,7 @@ class Attention(nnx.Module):
             self.norm_added_q, self.norm_added_k = RMSNorm(head_dim, EPS), RMSNorm(head_dim, EPS)
             self.to_out = Indexed({0: Linear(width, width, rngs=rngs)})
             self.to_add_out = Linear(width, width, rngs=rngs)
-        self.heads = config.num_attention_heads
+        self.heads, self.kind = config.num_attention_heads, kind
 
     def qkv(self, x):
         q, k, v = (heads(f(x), self.heads) for f in (self.to_q, self.to_k, self.to_v))
@@ -139,16 +140,15 @@ class Attention(nnx.Module):
         q, k, v = (heads(f(x), self.heads) for f in (self.add_q_proj, self.add_k_proj, self.add_v_proj))
         return self.norm_added_q(q), self.norm_added_k(k), v
 
-
-def rotary_attention(q, k, v, rope):
-    return merge_heads(attention(rotate(q, rope), rotate(k, rope), v))
+    def mix(self, q, k, v, rope):
+        return merge_heads(attention(rotate(q, rope), rotate(k, rope), v, kind=self.kind))
 
 
 class DoubleBlock(nnx.Module):
-    def __init__(self, config: FluxConfig, rngs: nnx.Rngs):
+    def __init__(self, config: FluxConfig, kind: str, rngs: nnx.Rngs):
         self.norm1 = Modulation(config.width, 6, rngs)
         self.norm1_context = Modulation(config.width, 6, rngs)
-        self.attn = Attention(config, True, rngs)
+        self.attn = Attention(config, True, kind, rngs)
         self.ff = FeedForward(config.width, rngs)
         self.ff_context = FeedForward(config.width, rngs)
 
@@ -157,7 +157,7 @@ class DoubleBlock(nnx.Module):
         shift_c, scale_c, gate_c, shift_mlp_c, scale_mlp_c, gate_mlp_c = self.norm1_context(emb)
         qkv = self.attn.qkv(modulate(img, shift, scale))
         added = self.attn.added_qkv(modulate(txt, shift_c, scale_c))
-        out = rotary_attention(*(jnp.concatenate([a, b], 1) for a, b in zip(added, qkv)), rope)
+        out = self.attn.mix(*(jnp.concatenate([a, b], 1) for a, b in zip(added, qkv)), rope)
         out_txt, out_img = jnp.split(out, [txt.shape[1]], 1)
         img = img + gate * self.attn.to_out[0](out_img)
         img = img + gate_mlp * self.ff(modulate(img, shift_mlp, scale_mlp))
@@ -167,10 +167,10 @@ class DoubleBlock(nnx.Module):
 
 
 class SingleBlock(nnx.Module):
-    def __init__(self, config: FluxConfig, rngs: nnx.Rngs):
+    def __init__(self, config: FluxConfig, kind: str, rngs: nnx.Rngs):
         width = config.width
         self.norm = Modulation(width, 3, rngs)
-        self.attn = Attention(config, False, rngs)
+        self.attn = Attention(config, False, kind, rngs)
         self.proj_mlp = Linear(width, 4 * width, rngs=rngs)
         self.proj_out = Linear(5 * width, width, rngs=rngs)
 
@@ -178,7 +178,7 @@ class SingleBlock(nnx.Module):
         shift, scale, gate = self.norm(emb)
         h = modulate(x, shift, scale)
         mlp = jax.nn.gelu(self.proj_mlp(h), approximate=True)
-        out = rotary_attention(*self.attn.qkv(h), rope)
+        out = self.attn.mix(*self.attn.qkv(h), rope)
         return x + gate * self.proj_out(jnp.concatenate([out, mlp], -1))
 
 
@@ -189,13 +189,15 @@ class FluxTransformer(nnx.Module):
     img_ids: [L, 3]; guidance: [N] (unused without a guidance embedding). Returns [N, L, out_channels] in img's dtype.
     """
 
-    def __init__(self, config: FluxConfig, rngs: nnx.Rngs, remat: str = "none", unroll: int = 1):
+    def __init__(self, config: FluxConfig, rngs: nnx.Rngs, remat: str, unroll: int, attention: str):
         width = config.width
         self.x_embedder = Linear(config.in_channels, width, rngs=rngs)
         self.context_embedder = Linear(config.joint_attention_dim, width, rngs=rngs)
         self.time_text_embed = Embedder(config, rngs)
-        self.transformer_blocks = build_stack(lambda r: DoubleBlock(config, r), config.num_layers, rngs)
-        self.single_transformer_blocks = build_stack(lambda r: SingleBlock(config, r), config.num_single_layers, rngs)
+        self.transformer_blocks = build_stack(lambda r: DoubleBlock(config, attention, r), config.num_layers, rngs)
+        self.single_transformer_blocks = build_stack(
+            lambda r: SingleBlock(config, attention, r), config.num_single_layers, rngs
+        )
         self.norm_out = Modulation(width, 2, rngs)
         self.proj_out = Linear(width, config.out_channels or config.in_channels, init=_zeros, rngs=rngs)
         self.axes_dims_rope, self.remat, self.unroll = config.axes_dims_rope, remat, unroll
@@ -214,10 +216,10 @@ class FluxTransformer(nnx.Module):
         return self.proj_out(modulate(x[:, txt.shape[1] :], shift, scale))
 
 
-def flux(config: FluxConfig, remat: str = "none", unroll: int = 1) -> Network:
-    """The network of a transformer/config.json."""
+def flux(config: FluxConfig, remat: str = "none", unroll: int = 1, attention: str = "xla") -> Network:
+    """The network of a transformer/config.json. remat: a key of module.REMAT; attention: a kernel of models/attention.py."""
     return Network.of(
-        lambda rngs: FluxTransformer(config, rngs, remat, unroll),
+        lambda rngs: FluxTransformer(config, rngs, remat, unroll, attention),
         {"transformer_blocks": config.num_layers, "single_transformer_blocks": config.num_single_layers},
     )
 

@@ -23,11 +23,12 @@ class Linear(nnx.Module):
         if bias:
             self.bias = nnx.Param(jnp.zeros((out_dim,), jnp.float32))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = x @ self.kernel[...].astype(x.dtype)
+    def __call__(self, x: jax.Array, out: jnp.dtype | None = None) -> jax.Array:
+        """out: the result's dtype, when it is to be wider than the factors'."""
+        y = jnp.matmul(x, self.kernel[...].astype(x.dtype), preferred_element_type=out)
         if hasattr(self, "lora_a"):
             y += (x @ self.lora_a[...].astype(x.dtype)) @ self.lora_b[...].astype(x.dtype) * self.lora_scale
-        return y + self.bias[...].astype(x.dtype) if hasattr(self, "bias") else y
+        return y + self.bias[...].astype(y.dtype) if hasattr(self, "bias") else y
 
 
 class Conv(nnx.Module):
@@ -117,14 +118,6 @@ class Indexed(nnx.Module):
 
     def __getitem__(self, index: int) -> nnx.Module:
         return getattr(self, str(index))
-
-
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, bias=None, mask=None, scale=None) -> jax.Array:
-    """Scaled dot-product attention. q, k, v: [N, S, heads, head_dim] -> [N, S, heads, head_dim].
-
-    bias: added to the logits, broadcast to [N, heads, S, S]; mask: bool, True where attention is allowed.
-    """
-    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale)
 
 
 def heads(x: jax.Array, count: int) -> jax.Array:

@@ -1,4 +1,9 @@
-"""T5 v1.1 encoder: RMSNorm before each layer, gated GELU, relative position buckets, unscaled attention."""
+"""T5 v1.1 encoder: RMSNorm before each layer, gated GELU, relative position buckets, unscaled attention.
+
+The residual stream of T5-XXL grows to tens of thousands, far above what a layer adds: in float16 it overflows, in bfloat16
+(8 bits of mantissa) small additions are lost. So the stream is float32 whatever the arithmetic of the layers, and each layer's
+last product is handed over in float32.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mvgrpo_jax.models.layers import ACTIVATIONS, Embed, Indexed, Linear, RMSNorm, attention, heads, merge_heads
+from mvgrpo_jax.models.attention import attention
+from mvgrpo_jax.models.layers import ACTIVATIONS, Embed, Indexed, Linear, RMSNorm, heads, merge_heads
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
 
 
@@ -52,7 +58,8 @@ class SelfAttention(nnx.Module):
 
     def __call__(self, x, bias, mask):
         q, k, v = (heads(f(x), self.heads) for f in (self.q, self.k, self.v))
-        return self.o(merge_heads(attention(q, k, v, bias=bias.astype(q.dtype), mask=mask, scale=1.0)))
+        mixed = merge_heads(attention(q, k, v, bias=bias.astype(q.dtype), mask=mask, scale=1.0))
+        return self.o(mixed, jnp.float32)
 
 
 class AttentionLayer(nnx.Module):
@@ -67,7 +74,7 @@ class GatedFeedForward(nnx.Module):
         self.wo = Linear(config.d_ff, config.d_model, bias=False, rngs=rngs)
 
     def __call__(self, x):
-        return self.wo(ACTIVATIONS["gelu_new"](self.wi_0(x)) * self.wi_1(x))
+        return self.wo(ACTIVATIONS["gelu_new"](self.wi_0(x)) * self.wi_1(x), jnp.float32)
 
 
 class FeedForwardLayer(nnx.Module):
@@ -80,10 +87,11 @@ class Block(nnx.Module):
     def __init__(self, config: T5Config, rngs: nnx.Rngs):
         self.layer = Indexed({0: AttentionLayer(config, rngs), 1: FeedForwardLayer(config, rngs)})
 
-    def __call__(self, x, bias, mask):
+    def __call__(self, x, bias, mask, dtype):
+        """x: float32; dtype: of the layers' arithmetic."""
         attn, ff = self.layer[0], self.layer[1]
-        x = x + attn.SelfAttention(attn.layer_norm(x), bias, mask)
-        return x + ff.DenseReluDense(ff.layer_norm(x))
+        x = x + attn.SelfAttention(attn.layer_norm(x).astype(dtype), bias, mask)
+        return x + ff.DenseReluDense(ff.layer_norm(x).astype(dtype))
 
 
 class Stack(nnx.Module):
@@ -106,9 +114,9 @@ class T5Encoder(nnx.Module):
         bucket = position_buckets(ids.shape[1], *self.buckets)
         bias = self.encoder.relative_attention_bias(bucket).transpose(2, 0, 1)[None]
         mask = None if mask is None else mask[:, None, None, :]
-        x = self.shared(ids).astype(dtype)
-        x = scan_stack(self.encoder.block, x, lambda block, x: block(x, bias, mask))
-        return self.encoder.final_layer_norm(x)
+        x = self.shared(ids).astype(jnp.float32)
+        x = scan_stack(self.encoder.block, x, lambda block, x: block(x, bias, mask, dtype))
+        return self.encoder.final_layer_norm(x).astype(dtype)
 
 
 def t5(config: T5Config) -> Network:

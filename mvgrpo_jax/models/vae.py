@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from mvgrpo_jax.models.layers import Conv, GroupNorm, Indexed, Linear, attention
+from mvgrpo_jax.models.attention import attention
+from mvgrpo_jax.models.layers import Conv, GroupNorm, Indexed, Linear
 from mvgrpo_jax.models.module import Network
 
 SAME = ((1, 1), (1, 1))

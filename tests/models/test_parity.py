@@ -104,6 +104,25 @@ def test_t5_matches_transformers(random_pipeline, variant, length):
     np.testing.assert_allclose(got_masked[mask], want_masked.numpy()[mask], rtol=1e-3, atol=1e-3)
 
 
+def test_t5_in_bfloat16_keeps_what_a_large_stream_would_swallow(random_pipeline):
+    """With embeddings a thousand times larger than what layers add, as deep T5-XXL streams are, a bfloat16 stream loses the
+    layers' work; ours stays within bfloat16 products' own error. What layers did is what is compared."""
+    ours = pipelines.load(random_pipeline("odd"))
+    vocab = len(ours.tokenizer_2)
+    peer = peers.t5("odd", vocab)
+    with torch.no_grad():
+        peer.shared.weight *= 300.0
+    params = jax.tree.map(np.asarray, ours.params["text_encoder_2"])
+    params["shared"]["embedding"] = params["shared"]["embedding"] * 300.0
+    ids = np.random.default_rng(0).integers(0, vocab, (2, 12))
+    with torch.no_grad():
+        exact = peer(input_ids=torch.tensor(ids)).last_hidden_state.numpy()
+        theirs = peer.to(torch.bfloat16)(input_ids=torch.tensor(ids)).last_hidden_state.float().numpy()
+    got = np.asarray(jax.jit(ours.text_encoder_2, static_argnums=3)(params, ids, None, jnp.bfloat16), np.float32)
+    ours_error, their_error = (np.sqrt(((a - exact) ** 2).mean()) for a in (got, theirs))
+    assert ours_error < 0.5 * their_error and ours_error < 0.01 * exact.std()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_clip_text_matches_transformers(random_pipeline, variant):
     ours = pipelines.load(random_pipeline(variant))

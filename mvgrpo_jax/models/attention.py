@@ -1,0 +1,97 @@
+"""Scaled dot-product attention by the kernel that suits the platform.
+
+'xla': plain operations, everywhere. 'cudnn': flash attention on NVIDIA GPUs (16-bit inputs, head size up to 128).
+'splash': the Pallas flash kernel on TPU, with 'splash_interpret' as the same kernel in Pallas' interpreter, for tests on a
+CPU. 'auto' chooses by platform and arithmetic. A flash kernel never stores the [heads, S, S] scores.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from mvgrpo_jax.errors import UserError
+
+KINDS = ("auto", "xla", "cudnn", "splash", "splash_interpret")
+_LANES = 128  # the TPU's vector width: sequences are padded to a multiple of it
+_BATCH, _HEADS = ("data", "fsdp"), "tensor"
+
+
+def choose(kind: str, platform: str, dtype: jnp.dtype) -> str:
+    """The kernel for a platform ('cpu', 'gpu', 'cuda', 'tpu'). UserError when `kind` cannot run there."""
+    if kind not in KINDS:
+        raise UserError(f"unknown attention {kind!r}; there are: {', '.join(KINDS)}")
+    gpu, half = platform in ("gpu", "cuda"), jnp.dtype(dtype).itemsize == 2
+    if kind == "auto":
+        return "splash" if platform == "tpu" else "cudnn" if gpu and half else "xla"
+    if kind == "cudnn" and not (gpu and half):
+        raise UserError(
+            f"config.train.attention=cudnn needs an NVIDIA GPU and bfloat16, found {platform} and {jnp.dtype(dtype)}"
+        )
+    if kind == "splash" and platform != "tpu":
+        raise UserError(f"config.train.attention=splash needs a TPU, found {platform}; use auto")
+    return kind
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, kind: str = "xla", bias=None, mask=None, scale=None) -> jax.Array:
+    """q, k, v: [N, S, heads, head_dim] -> [N, S, heads, head_dim].
+
+    bias: added to the logits, broadcast to [N, heads, S, S]; mask: bool, True where attention is allowed; both are for 'xla'.
+    """
+    if kind in ("xla", "cudnn"):
+        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale, implementation=kind)
+    assert bias is None and mask is None, "flash kernels here are for full attention"
+    return _splash(q, k, v, scale, interpret=kind == "splash_interpret")
+
+
+def _splash(q, k, v, scale, interpret: bool) -> jax.Array:
+    """Each device runs the kernel on its own samples and heads; padding keys belong to another segment."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    length, pad = q.shape[1], -q.shape[1] % _LANES
+    real = jnp.arange(length + pad) < length if pad else None
+
+    def local(q, k, v):
+        if pad:
+            q, k, v = (jnp.pad(a, ((0, 0), (0, pad), (0, 0), (0, 0))) for a in (q, k, v))
+        kernel, segments = _kernel(q.shape[2], q.shape[1], interpret), None
+        if pad:
+            from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as sk
+
+            segments = sk.SegmentIds(real.astype(jnp.int32), real.astype(jnp.int32))
+        one = lambda q, k, v: kernel(q * jnp.asarray(scale, q.dtype), k, v, segments)
+        heads_first = lambda a: a.transpose(0, 2, 1, 3)
+        out = jax.vmap(one)(heads_first(q), heads_first(k), heads_first(v))
+        return heads_first(out)[:, :length]
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return local(q, k, v)
+    spec = P(_BATCH, None, _HEADS, None)
+    return jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+
+
+@functools.lru_cache
+def _blocks(length: int) -> int:
+    return next(b for b in (512, 384, 256, 128) if length % b == 0)
+
+
+def _kernel(heads: int, length: int, interpret: bool):
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as sk
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as sm
+
+    b = _blocks(length)
+    sizes = sk.BlockSizes(
+        block_q=b,
+        block_kv=b,
+        block_kv_compute=b,
+        block_q_dkv=b,
+        block_kv_dkv=b,
+        block_kv_dkv_compute=b,
+        block_q_dq=b,
+        block_kv_dq=b,
+    )
+    mask = sm.MultiHeadMask([sm.FullMask((length, length)) for _ in range(heads)])
+    return sk.make_splash_mha(mask, head_shards=1, q_seq_shards=1, block_sizes=sizes, interpret=interpret)
