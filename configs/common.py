@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
             "clip": 1e-4,  # range of the ratio
             "advantage_bound": 5.0,
             "combine": "advantages",  # of several rewards: advantages | rewards (before normalisation)
+            "std_floor": 0.0,  # added to a group's deviation: differences far below it do not become full advantages
             "global_std": False,  # one deviation for the batch instead of one a group, where the algorithm knows both
             "kl": 0.0,  # weight of the divergence from the initial policy
         }

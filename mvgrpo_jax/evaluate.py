@@ -14,7 +14,7 @@ import numpy as np
 
 from mvgrpo_jax import data, pictures, rewards
 from mvgrpo_jax import pipeline as pipelines
-from mvgrpo_jax.errors import reports_errors
+from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.programs import EVALUATION, Programs
 from mvgrpo_jax.sharding import to_host
 from mvgrpo_jax.types import Condition
@@ -53,13 +53,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pipeline", default="flux-nano")
     parser.add_argument("--prompts", default="flux-nano", help="a prompt a line, or flux-nano (held-out embedded ones)")
     parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--first", type=int, default=0, help="prompts that are skipped")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--guidance", type=float, default=3.5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge", action="append", default=[], help="default: scene and clip")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
-    prompts = data.prompts(options.prompts, options.count, held_out=True)
+    prompts = data.prompts(options.prompts, options.first + options.count, held_out=True)[options.first :]
+    if not prompts:
+        raise UserError(f"--first {options.first}: {options.prompts} has no prompts after it")
     judges = {name: rewards.make(name) for name in options.judge or ["scene", "clip"]}
     pipeline = pipelines.load(options.pipeline, dtype=np.float32)
     policy = Policy(pipeline.transformer, pipeline.grid(*[pipeline.default_size] * 2), options.guidance)

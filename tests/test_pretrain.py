@@ -44,3 +44,9 @@ def test_tokenizers_know_every_word():
     assert len(t5(long)["input_ids"]) <= tokenizers.T5_LENGTH
     assert len(clip(long)["input_ids"]) <= tokenizers.CLIP_LENGTH
     assert clip.decode(clip("Ünknown wörds!")["input_ids"], skip_special_tokens=True).strip() == "ünknown wörds !"
+
+
+def test_merges_by_hand():
+    """aab, ab: 'a b_' occurs twice and is first; then only 'a ab_' is left. Ties go to the alphabetically first pair."""
+    assert tokenizers.merges(["aab", "ab"]) == [("a", "b</w>"), ("a", "ab</w>")]
+    assert tokenizers.merges(["xy", "cd"]) == [("c", "d</w>"), ("x", "y</w>")]

@@ -19,7 +19,8 @@ from mvgrpo_jax.algorithms.base import Algorithm, equal_steps
 
 
 def make(config) -> Algorithm:
-    advantage = functools.partial(credit.group_advantage, ddof=1, eps=1e-8, bound=config.algorithm.advantage_bound)
+    options = {"ddof": 1, "eps": 1e-8 + config.algorithm.std_floor, "bound": config.algorithm.advantage_bound}
+    advantage = functools.partial(credit.group_advantage, **options)
     return Algorithm(
         plan=plans.shared_anchor(config.sampling.steps, tuple(config.sampling.trained_steps), config.group_size),
         kernel=sde.kernel(config.sampling.kernel),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import string
+from collections import Counter
 from pathlib import Path
 
 from mvgrpo_jax.world import captions
@@ -10,6 +12,7 @@ from mvgrpo_jax.world.scene import BACKGROUNDS, PLACES, SHAPES, SIZES
 
 CLIP_LENGTH = 40
 T5_LENGTH = 24
+END = "</w>"  # marks a token that ends a word
 
 
 def words() -> list[str]:
@@ -31,36 +34,43 @@ def t5_tokenizer():
     return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=T5_LENGTH)
 
 
+def merges(vocabulary: list[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make each word one token: always the commonest pair, the alphabetically first among equals.
+
+    tokenizers' own trainer breaks ties by hash order, so that it gives other ids in every process.
+    """
+    splits = [[*word[:-1], word[-1] + END] for word in vocabulary]
+    found = []
+    while any(len(s) > 1 for s in splits):
+        pairs = Counter(pair for s in splits for pair in zip(s, s[1:]))
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        found.append(best)
+        splits = [_merged(s, best) for s in splits]
+    return found
+
+
+def _merged(split: list[str], pair: tuple[str, str]) -> list[str]:
+    out: list[str] = []
+    for symbol in split:
+        if out and (out[-1], symbol) == pair:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return out
+
+
 def clip_tokenizer():
     """Byte pairs merged until the grammar's words are single tokens; lower-cased, as CLIP's."""
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
-    # The same splitting as CLIPTokenizer's own, so that merges fit.
-    plain = CLIPTokenizer().backend_tokenizer
-    special = ["<|startoftext|>", "<|endoftext|>"]
-    model = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix="", unk_token=special[1]))
-    model.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    model.pre_tokenizer = plain.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=2048,
-        min_frequency=1,
-        special_tokens=special,
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    model.train_from_iterator([" ".join(words()) + " , :"] * 4, trainer)
-    import json
-
-    state = json.loads(model.to_str())["model"]
-    vocab = dict(state["vocab"])
-    for character in sorted(pre_tokenizers.ByteLevel.alphabet()):  # every byte can also end a word
-        vocab.setdefault(character + "</w>", len(vocab))
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=CLIP_LENGTH)
+    # CLIPTokenizer splits hyphenated words at the hyphen before it merges.
+    parts = sorted({part for word in words() for part in re.findall(r"[a-z]+|[^a-z]+", word)})
+    found = merges(parts)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(c + END for c in alphabet), *("".join(pair) for pair in found)]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocab, merges=found, model_max_length=CLIP_LENGTH)
 
 
 def save(folder: Path) -> None:

@@ -1,0 +1,146 @@
+"""Ahead-of-time planning: collectives by hand, counts against the closed form, real compilers for a small config."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mvgrpo_jax import collectives, configuration, targets
+from mvgrpo_jax.errors import UserError
+
+HLO = """HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %g = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%x), replica_groups=[1,4]<=[4], dimensions={0}
+  %r = f32[8,4]{1,0} all-reduce(%y), to_apply=%add
+  %w2 = (s32[], f32[8,4]) while(%t2), condition=%cond.2, body=%body.2
+}
+
+%body.2 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %q = f32[2,4]{1,0} reduce-scatter(%y), dimensions={0}, to_apply=%add
+}
+
+%cond.2 (p: (s32[], f32[8,4])) -> pred[] {
+  %c = s32[] constant(5)
+  ROOT %l = pred[] compare(%i, %c), direction=LT
+}
+
+%cond.1 (p: (s32[], f32[8,4])) -> pred[] {
+  ROOT %l = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %w = (s32[], f32[8,4]) while(%t), condition=%cond.1, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  %last = f32[16]{0} all-to-all(%z)
+}
+"""
+
+
+def test_collectives_in_nested_loops():
+    """3 x (gather 8x4 bf16 + reduce 8x4 f32 twice + 5 x scatter 2x4 f32) + 16 f32."""
+    want = {"all-gather": 3 * 64, "all-reduce": 3 * 2 * 128, "reduce-scatter": 15 * 32, "all-to-all": 64}
+    assert collectives.count(HLO) == want
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("v7:2x2", "expected CHIP:SIZES with a chip of v5p"),
+        ("h200:8", "NODESxGPUS, for example h200:2x8"),
+        ("v5p", "expected CHIP:SIZES"),
+        ("h100:0x8", "expected CHIP:SIZES"),
+    ],
+)
+def test_unknown_topologies(text, message):
+    with pytest.raises(UserError, match=message):
+        targets.parse(text)
+
+
+def test_overrides_are_typed_and_checked():
+    words = ["--config.lora.rank=8", "--config.sampling.trained_steps=(0, 2)", "--config.algorithm.global_std=true"]
+    config = configuration.from_arguments("configs/flux_nano.py", words)
+    assert config.lora.rank == 8 and config.sampling.trained_steps == (0, 2) and config.algorithm.global_std is True
+    for word, message in (
+        ("--config.lora.rnk=8", "Did you mean 'lora.rank'"),
+        ("--config.lora.rank=x", "expected int"),
+        ("--rank=8", "unknown argument '--rank=8'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            configuration.from_arguments("configs/flux_nano.py", [word])
+
+
+SMALL = [
+    "--config.prompts_per_iteration=4",
+    "--config.group_size=3",
+    "--config.views.count=1",
+    "--config.sampling.steps=3",
+    "--config.sampling.trained_steps=(0,)",
+]
+
+
+def plan(tmp_path, topology, *flags):
+    """(exit status, stdout, stderr, figures by program) of the command in a process of its own, as compilers need."""
+    path = tmp_path / "plan.json"
+    command = [
+        sys.executable,
+        "-m",
+        "mvgrpo_jax.plan",
+        "--config=configs/flux_nano.py",
+        f"--topology={topology}",
+        f"--json={path}",
+    ]
+    done = subprocess.run([*command, *SMALL, *flags], capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr, json.loads(path.read_text()) if path.exists() else None
+
+
+def test_a_plan_for_gpus(tmp_path):
+    """cuDNN's kernel for four H200, fsdp; operations of rollout and update equal the closed form exactly."""
+    from mvgrpo_jax import pipeline as pipelines
+    from mvgrpo_jax.models.flux import forward_flops
+
+    code, out, err, facts = plan(tmp_path, "h200:1x4", "--config.mesh.fsdp=4", "--config.train.dtype=bfloat16")
+    assert code == 0, err
+    assert "verdict: fits" in out and "attention cudnn" in out
+    programs = {p["name"]: p for p in facts["programs"]}
+    assert list(programs) == ["encode", "rollout", "decode", "update"]
+    pipeline = pipelines.describe("flux-nano")
+    one = forward_flops(pipeline.flux_config, 16, pipelines.text_length(pipeline))
+    assert programs["rollout"]["operations"] == 4 * (3 + 3 * 2) * one
+    assert 2.5 * one < programs["update"]["operations"] / (4 * 2) < 3.1 * one
+    assert programs["update"]["collective"] > programs["decode"]["collective"]
+    assert all(p["peak"] >= p["arguments"] + p["temporaries"] for p in programs.values())
+
+
+@pytest.mark.slow
+def test_a_plan_for_tpus(tmp_path):
+    """The Pallas kernel through libtpu for four v5e chips."""
+    code, out, err, facts = plan(tmp_path, "v5e:2x2", "--config.mesh.fsdp=4", "--config.train.dtype=bfloat16")
+    assert code == 0, err
+    assert "attention splash" in out and all(p["temporaries"] > 0 for p in facts["programs"])
+
+
+def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
+    """The order of remedies, and that the first one that fits is named."""
+    from mvgrpo_jax import planning
+    from tests.test_train import small_config
+
+    config = small_config()
+    config.mesh.data = 2
+    seen = []
+
+    def measured(config, topology, only=()):
+        seen.append((config.train.remat, config.train.view_chunk, config.mesh.data))
+        tight = config.mesh.data > 1
+        return [planning.Cost("update", 1, 0, 0, 0, 10**12 if tight else 1, 0, 0, 0.0, 0.0)], None
+
+    monkeypatch.setattr(planning, "measure", measured)
+    costs, _ = measured(config, "h200:1x8")
+    assert not planning.fits(costs, targets.CHIPS["h200"])
+    text = planning.nearest(config, "h200:1x8", costs)
+    assert seen[1:] == [("full", 0, 2), ("full", 1, 2), ("full", 1, 1)]
+    assert text.startswith("config.train.remat=full, config.train.view_chunk=1, config.mesh.data=1, config.mesh.fsdp=-1")
