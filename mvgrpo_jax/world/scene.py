@@ -80,6 +80,10 @@ class Scene:
         """How many attributes the description states."""
         return sum(len(t.stated()) for t in self.things) + (self.background is not None) + (self.count is not None)
 
+    def implied_count(self) -> int | None:
+        """How many things there are by this description: captions of this world name every thing that there is."""
+        return self.count if self.count is not None else len(self.things) or None
+
     def is_held_out(self) -> bool:
         return any((t.color, t.shape) in HELD_OUT for t in self.things)
 

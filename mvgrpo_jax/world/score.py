@@ -1,7 +1,9 @@
 """The exact judge: how well a picture shows what a caption states, in [0, 1].
 
 Every stated attribute gets a grade in [0, 1]; the score is their mean. A thing that is not there scores 0 on all of its
-attributes; things in the caption are matched to regions of the picture so that the total is largest.
+attributes; things in the caption are matched to regions of the picture so that the total is largest. Captions of this world
+name every thing that there is, so the number of things named is graded as a stated count is. Without that a policy learns to
+paint many things, of which one fits: it was seen to.
 """
 
 from __future__ import annotations
@@ -66,8 +68,9 @@ def score_reading(reading: vision.Reading, scene: Scene) -> tuple[float, dict[st
             grades.setdefault(name, []).append(table[i][match[i]][name] if i in match else 0.0)
     if scene.background is not None:
         grades["background"] = [color_grade(reading.background, scene.background) * reading.clear]
-    if scene.count is not None:
-        grades["count"] = [max(0.0, 1.0 - abs(len(reading.components) - scene.count) / 2)]
+    if (count := scene.implied_count()) is not None:
+        found = len(reading.components)
+        grades["count"] = [max(0.0, 1.0 - abs(found - count) / 2) if found else 0.0]
     flat = [g for group in grades.values() for g in group]
     return (float(np.mean(flat)) if flat else 0.0), grades
 

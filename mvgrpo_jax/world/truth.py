@@ -23,15 +23,15 @@ def _codes(scenes: list[Scene], absent: int) -> tuple[np.ndarray, np.ndarray]:
             things[n, i] = [0, *(_OPEN if v is None else _VALUES[k].index(v) for k, v in zip(_VALUES, values))]
         if scene.background is not None:
             rest[n, 0] = list(BACKGROUNDS).index(scene.background)
-        if scene.count is not None:
-            rest[n, 1] = scene.count
+        if (count := scene.implied_count()) is not None:
+            rest[n, 1] = count
     return things, rest
 
 
 def holds(scenes: list[Scene], descriptions: list[Scene]) -> np.ndarray:
     """bool [len(scenes), len(descriptions)]: whether each description is true of each complete scene.
 
-    Every stated thing must be matched by a different thing of the scene.
+    Every stated thing must be matched by a different thing of the scene, and there must be no others.
     """
     have, have_rest = _codes(scenes, absent=-2)
     want, want_rest = _codes(descriptions, absent=_OPEN)

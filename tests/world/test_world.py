@@ -38,14 +38,16 @@ def test_every_changed_attribute_costs():
 
 
 def test_score_by_hand():
-    """One red circle at the centre on white, judged on two attributes: one true, one false."""
+    """One red circle at the centre on white, judged on two attributes, one true and one false, and the number named."""
     image = render.draw(Scene((Thing("circle", "red", "large", "center"),), "white"))
     value, grades = score.score_reading(vision.look(image), Scene((Thing(color="red", place="top-left"),)))
     assert grades["place"] == [0.0] and grades["color"][0] > 0.99
-    assert value == pytest.approx((grades["color"][0] + 0.0) / 2)
+    assert value == pytest.approx((grades["color"][0] + 0.0 + 1.0) / 3)
     value, grades = score.score_reading(vision.look(image), Scene(count=3))
     assert value == 0.0 and grades["count"] == [0.0]
-    assert score.score(image, Scene((Thing("circle", "red"), Thing("square", "blue")))) == pytest.approx(0.5, abs=0.02)
+    assert score.score(image, Scene((Thing("circle", "red"), Thing("square", "blue")))) == pytest.approx(2.5 / 5, abs=0.02)
+    two = render.draw(Scene((Thing("circle", "red", "large", "center"), Thing("circle", "red", "large", "top-left")), "white"))
+    assert score.score_reading(vision.look(two), Scene((Thing("circle"),)))[1]["count"] == [0.5]
 
 
 def test_an_empty_picture_and_nonsense():
@@ -100,10 +102,11 @@ def test_truth_needs_a_different_thing_for_each_claim():
         Scene((Thing("circle"), Thing("circle"), Thing("circle"))),
         Scene((Thing(color="blue"), Thing(color="red"))),
         Scene((Thing("circle", "red", "large"),)),
+        Scene((Thing("circle", "red"),)),
         Scene(count=2),
         dataclasses.replace(s, background="black"),
     ]
-    np.testing.assert_array_equal(truth.holds([s], claims)[0], [True, False, True, False, True, False])
+    np.testing.assert_array_equal(truth.holds([s], claims)[0], [True, False, True, False, False, True, False])
 
 
 def test_held_out_pairs_stay_out():
