@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -21,17 +22,30 @@ from mvgrpo_jax.types import Condition
 
 
 class Evaluation:
-    """Pictures of the held-out prompts and their scores. Noise of picture i depends on the seed and i alone."""
+    """Pictures of the held-out prompts and their scores. Noise of picture i depends on the seed and i alone.
 
-    def __init__(self, programs: Programs, prompts: list[str], condition: Condition, judges: dict[str, rewards.Reward]):
-        self.programs, self.prompts, self.condition, self.judges = programs, prompts, condition, judges
-        keys = jax.vmap(lambda i: jax.random.fold_in(programs.key(0, EVALUATION), i))(np.arange(len(prompts)))
-        self.noise = jax.vmap(lambda k: jax.random.normal(k, programs.latent_shape))(keys)
+    encode(texts) -> Condition. The last prompt is repeated until the batch divides over the mesh; repeats are not scored.
+    """
+
+    def __init__(
+        self,
+        programs: Programs,
+        prompts: list[str],
+        encode: Callable[[list[str]], Condition],
+        judges: dict[str, rewards.Reward],
+    ):
+        self.programs, self.prompts, self.judges = programs, prompts, judges
+        parts = programs.mesh.shape["data"] * programs.mesh.shape["fsdp"]
+        padded = prompts + prompts[-1:] * (-len(prompts) % parts)
+        self.condition = encode(padded)
+        keys = jax.vmap(lambda i: jax.random.fold_in(programs.key(0, EVALUATION), i))(np.arange(len(padded)))
+        noise = jax.vmap(lambda k: jax.random.normal(k, programs.latent_shape))(keys)
+        self.noise = jax.device_put(noise, programs.batch())
 
     def run(self, params, vae_params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """(pictures float32 [N, H, W, 3] in [0, 1], {judge: scores [N]})."""
         latents = self.programs.evaluate(params, self.condition, self.noise)
-        images = to_host(self.programs.decode(vae_params, latents))
+        images = to_host(self.programs.decode(vae_params, latents))[: len(self.prompts)]
         captions = [[[p] for p in self.prompts]]
         scores = {n: j.score(images[:, None, None], captions)[0, :, 0, 0] for n, j in self.judges.items()}
         return images, scores

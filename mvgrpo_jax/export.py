@@ -1,20 +1,26 @@
-"""Trained weights out of a run: a diffusers pipeline folder, or adapters alone, each with a model card."""
+"""Trained weights out of a run: a diffusers pipeline folder, or adapters alone, each with a model card.
+
+python -m mvgrpo_jax.export --workdir DIR [--step N] --out DIR     from a checkpoint that the run kept
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
+from mvgrpo_jax import checkpoint, sharding
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.convert import lora as lora_files
-from mvgrpo_jax.convert.files import atomic
+from mvgrpo_jax.convert.files import atomic, read_json
 from mvgrpo_jax.convert.weights import ParamsSource
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.programs import DTYPES, Programs, dtype_of
+from mvgrpo_jax.programs import DTYPES, Programs, dtype_of, network_options
 from mvgrpo_jax.sharding import to_host
 
 KINDS = ("", "pipeline", "lora")
@@ -118,3 +124,45 @@ def card(config, base: Path, kind: str, step: int) -> str:
         "",
     ]
     return "\n".join(front + [""] + body)
+
+
+def from_checkpoint(workdir: Path, out: Path, step: int | None, kind: str = "", dtype: str = "") -> Path:
+    """Exports a checkpoint of a run, on however many devices there are here. Raises UserError."""
+    config = ConfigDict(read_json(workdir / "config.json"))
+    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+    config.export.kind, config.export.dtype = kind or config.export.kind, dtype or config.export.dtype
+    check(config)
+    mesh = sharding.make_mesh(fsdp=jax.device_count())
+    config.prompts_per_iteration = mesh.size  # nothing is sampled
+    store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    steps = sorted(store.newest.all_steps())
+    step = step if step is not None else max(steps, default=None)
+    if step not in steps:
+        raise UserError(f"{workdir} keeps no checkpoint of iteration {step}; there are: {', '.join(map(str, steps)) or 'none'}")
+    dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
+    pipeline = pipelines.load(config.pipeline, dtype=dtypes, mesh=mesh, **network_options(config, mesh))
+    programs = Programs.build(config, pipeline, mesh)
+    base = pipeline.params.pop("transformer")
+    trained_dtype = np.float32 if programs.lora else dtype_of(config.train.param_dtype)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, trained_dtype), programs.trained_shapes)
+    state = jax.eval_shape(programs.updater.init, shapes)
+    state, _ = store.restore(step, checkpoint.abstract(state, programs.state_shardings))
+    weights = state.params if state.ema is None else state.ema
+    with jax.set_mesh(mesh):
+        return write(config, programs, weights, base if programs.lora else None, step, out)
+
+
+@reports_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.export", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--step", type=int, help="iteration of the checkpoint; default: the newest")
+    parser.add_argument("--kind", choices=KINDS[1:], default="", help="default: the run's config.export.kind")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), default="")
+    options = parser.parse_args(argv)
+    print(f"written to {from_checkpoint(options.workdir, options.out, options.step, options.kind, options.dtype)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,7 @@ class Run:
             if captions is None:
                 raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
             self.text.encode_all(self.prompts + held_out + captions)
-        self.evaluation = evaluate.Evaluation(self.programs, held_out, self.text.encode(held_out), self.judges)
+        self.evaluation = evaluate.Evaluation(self.programs, held_out, self.text.encode, self.judges)
         transformer = self.pipeline.params.pop("transformer")
         # With adapters the base is frozen, and all that a state or a reference holds is adapters.
         self.frozen = transformer if self.programs.lora else None

@@ -128,6 +128,13 @@ def test_adapters_are_trained_exported_and_started_from(tmp_path):
     assert rows[0]["kl"] < 1e-9 < rows[1]["kl"] and rows[0]["ratio/mean"] == 1.0
     end = np.load(tmp_path / "first" / "eval" / "000002.npy").astype(int)
     assert np.abs(end - np.load(tmp_path / "first" / "eval" / "000000.npy")).max() > 3, "training changed no picture"
+    again = tmp_path / "again"
+    export.main(["--workdir", str(tmp_path / "first"), "--out", str(again), "--step", "1"])
+    for file in ("pytorch_lora_weights.safetensors", "kohya.safetensors"):
+        kept = tmp_path / "first" / "exports" / "000001" / "lora" / file
+        assert (again / "lora" / file).read_bytes() == kept.read_bytes()
+    with pytest.raises(UserError, match="keeps no checkpoint of iteration 7; there are: 1, 2"):
+        export.from_checkpoint(tmp_path / "first", again, 7)
     for layout in ("pytorch_lora_weights", "kohya"):
         second = small_config(iterations=1)
         second.lora.update(rank=5, alpha=2.0, start=str(folder / f"{layout}.safetensors"))
@@ -139,6 +146,21 @@ def test_adapters_are_trained_exported_and_started_from(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "README.md").write_text("---\nlicense: other\nlicense_name: some-licence\n---\n# Base\n")
     assert export.licence(tmp_path / "base") == ["license: other", "license_name: some-licence"]
+
+
+def test_a_run_on_a_mesh_is_the_run_on_one_device(tmp_path):
+    """fsdp 2 x tensor 2, three held-out prompts that do not divide: rewards, evaluation and loss agree to rounding."""
+    rows = {}
+    for name, mesh in (("one", {}), ("four", {"fsdp": 2, "tensor": 2})):
+        config = small_config(iterations=2)
+        config.mesh.update(mesh)
+        config.prompts.eval_count = 3
+        train.train(config, tmp_path / name)
+        rows[name] = metrics.read(tmp_path / name)
+    for one, four in zip(rows["one"], rows["four"], strict=True):
+        for key in ("reward/scene", "eval/scene", "loss", "grad_norm", "advantage/abs"):
+            assert (key in one) == (key in four)
+            assert one.get(key, 0.0) == pytest.approx(four.get(key, 0.0), rel=1e-3, abs=1e-5), key
 
 
 @pytest.mark.parametrize(
