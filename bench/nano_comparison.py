@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--regime", choices=sorted(REGIMES), action="append", default=[])
-    parser.add_argument("--first", type=int, default=128, help="held-out prompts that are skipped")
+    parser.add_argument("--first", type=int, default=192, help="held-out prompts that are skipped")
     parser.add_argument("--count", type=int, default=256, help="held-out prompts that judge")
     parser.add_argument("--prompts", default="flux-nano-one")
     parser.add_argument("flags", nargs="*", help="further --config.key=value for every run, after --")
