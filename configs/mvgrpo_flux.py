@@ -26,6 +26,5 @@ def get_config():
     c.train.dtype = "bfloat16"
     c.train.frozen_dtype = "bfloat16"
     c.train.remat = "full"
-    c.train.view_chunk = 1
     c.mesh.fsdp = -1
     return c

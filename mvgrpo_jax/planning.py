@@ -20,7 +20,6 @@ from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.models.lora import join
 from mvgrpo_jax.programs import Programs, dtype_of, network_options
 from mvgrpo_jax.targets import Chip
-from mvgrpo_jax.text import CHUNK
 from mvgrpo_jax.types import Batch, Condition
 
 MFU = 0.4  # share of the peak that matrix products are assumed to reach
@@ -112,7 +111,7 @@ class Plan:
             return on(shapes, programs.batch(axis))
 
         ids = [
-            jax.ShapeDtypeStruct((CHUNK, n), jnp.int32, sharding=programs.replicated)
+            jax.ShapeDtypeStruct((programs.text_chunk, n), jnp.int32, sharding=programs.replicated)
             for n in (self.clip_length, programs.text_length)
         ]
         key = on(jax.eval_shape(lambda: jax.random.key(0)), programs.replicated)
@@ -128,7 +127,7 @@ class Plan:
         updates = config.train.updates_per_rollout
         reference = state.params if config.algorithm.kl else None
         table = {
-            "encode": (math.ceil((views * prompts) / CHUNK), programs.encode, (encoders, *ids)),
+            "encode": (math.ceil((views * prompts) / programs.text_chunk), programs.encode, (encoders, *ids)),
             "rollout": (1, programs.rollout, rollout),
             "decode": (1, programs.decode, (decoder, trajectory.x0)),
         }

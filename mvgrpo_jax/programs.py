@@ -6,6 +6,7 @@ Training, evaluation and ahead-of-time planning call these same functions.
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cached_property
 
 import jax
@@ -129,7 +130,17 @@ class Programs:
     @cached_property
     def encode(self):
         """(text encoders' params, ids_clip [N, ...], ids_t5 [N, ...]) -> Condition [N, ...]."""
-        return jax.jit(lambda params, a, b: pipelines.encode(self.pipeline, params, a, b, self.policy.dtype))
+
+        def run(params, ids_clip, ids_t5) -> Condition:
+            ids_clip, ids_t5 = sharding.constrain(ids_clip, "batch"), sharding.constrain(ids_t5, "batch")
+            return pipelines.encode(self.pipeline, params, ids_clip, ids_t5, self.policy.dtype)
+
+        return jax.jit(run, out_shardings=self.replicated)
+
+    @property
+    def text_chunk(self) -> int:
+        """Texts encoded at a time: 64, or enough that each device of the batch axes has one."""
+        return math.lcm(64, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
 
     @cached_property
     def rollout(self):
@@ -148,11 +159,17 @@ class Programs:
 
     @cached_property
     def decode(self):
-        """(VAE's params, latents [P, ..., L, C]) -> pictures float32 [P, ..., H, W, 3] in [0, 1]; prompt by prompt."""
+        """(VAE's params, latents [P, ..., L, C]) -> pictures float32 [P, ..., H, W, 3] in [0, 1].
+
+        The branches of [P, R, G, L, C] are decoded one after another: the decoder's first activations are large.
+        """
 
         def run(params, latents):
             one = lambda x: pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)
-            return one(sharding.constrain(latents, "batch"))
+            latents = sharding.constrain(latents, "batch")
+            if latents.ndim < 5 or latents.shape[1] == 1:
+                return one(latents)
+            return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(latents, 1, 0)), 0, 1)
 
         return jax.jit(run, out_shardings=self.batch())
 

@@ -17,7 +17,6 @@ from mvgrpo_jax.rewards.base import Captions
 from mvgrpo_jax.sharding import to_host
 from mvgrpo_jax.types import Condition
 
-CHUNK = 64
 ENCODERS = ("text_encoder", "text_encoder_2")
 
 
@@ -46,8 +45,9 @@ class TextEncoder:
         if self.store is None:
             raise UserError("config.text.drop_encoders needs a store: set config.text.memory_mb or config.text.folder")
         texts = sorted(set(texts))
-        for first in range(0, len(texts), CHUNK):
-            self._encode(texts[first : first + CHUNK])
+        chunk = self.programs.text_chunk
+        for first in range(0, len(texts), chunk):
+            self._encode(texts[first : first + chunk])
         if lost := [t for t in texts if self.store.get(t) is None]:
             size = sum(a.nbytes for a in jax.tree.leaves(jax.tree.map(np.asarray, self._encode(lost[:1]))))
             raise UserError(
@@ -101,9 +101,9 @@ class TextEncoder:
         for message in cut:
             warnings.warn(message, stacklevel=2)
         params = {k: self.pipeline.params[k] for k in ENCODERS}
-        parts = []
-        for first in range(0, len(texts), CHUNK):
-            rows = np.minimum(np.arange(first, first + CHUNK), len(texts) - 1)
+        parts, chunk = [], self.programs.text_chunk
+        for first in range(0, len(texts), chunk):
+            rows = np.minimum(np.arange(first, first + chunk), len(texts) - 1)
             part = self.programs.encode(params, ids_clip[rows], ids_t5[rows])
             parts.append(jax.tree.map(lambda a, left=len(texts) - first: a[:left], part))
         return jax.tree.map(lambda *a: jnp.concatenate(a), *parts)

@@ -11,8 +11,12 @@ from flax import nnx
 from mvgrpo_jax.models.attention import attention
 from mvgrpo_jax.models.layers import Indexed, Linear, RMSNorm, _zeros, heads, layer_norm, merge_heads, sinusoid
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
+from mvgrpo_jax.sharding import constrain
 
 EPS = 1e-6
+# Axes of heads and hidden units. Activations are pinned to the batch at every block: without that the compiler splits them
+# along the width that the weights are stored by, and sums activations over devices instead of gathering weights.
+HIDDEN = ("batch", None, "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +114,7 @@ class FeedForward(nnx.Module):
         self.net = Indexed({0: Projection(width, 4 * width, rngs), 2: Linear(4 * width, width, rngs=rngs)})
 
     def __call__(self, x):
-        return self.net[2](jax.nn.gelu(self.net[0].proj(x), approximate=True))
+        return self.net[2](constrain(jax.nn.gelu(self.net[0].proj(x), approximate=True), *HIDDEN))
 
 
 class Projection(nnx.Module):
@@ -133,11 +137,11 @@ class Attention(nnx.Module):
         self.heads, self.kind = config.num_attention_heads, kind
 
     def qkv(self, x):
-        q, k, v = (heads(f(x), self.heads) for f in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (constrain(heads(f(x), self.heads), *HIDDEN) for f in (self.to_q, self.to_k, self.to_v))
         return self.norm_q(q), self.norm_k(k), v
 
     def added_qkv(self, x):
-        q, k, v = (heads(f(x), self.heads) for f in (self.add_q_proj, self.add_k_proj, self.add_v_proj))
+        q, k, v = (constrain(heads(f(x), self.heads), *HIDDEN) for f in (self.add_q_proj, self.add_k_proj, self.add_v_proj))
         return self.norm_added_q(q), self.norm_added_k(k), v
 
     def mix(self, q, k, v, rope):
@@ -153,6 +157,7 @@ class DoubleBlock(nnx.Module):
         self.ff_context = FeedForward(config.width, rngs)
 
     def __call__(self, img, txt, emb, rope):
+        img, txt, emb = (constrain(a, "batch") for a in (img, txt, emb))
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = self.norm1(emb)
         shift_c, scale_c, gate_c, shift_mlp_c, scale_mlp_c, gate_mlp_c = self.norm1_context(emb)
         qkv = self.attn.qkv(modulate(img, shift, scale))
@@ -163,7 +168,7 @@ class DoubleBlock(nnx.Module):
         img = img + gate_mlp * self.ff(modulate(img, shift_mlp, scale_mlp))
         txt = txt + gate_c * self.attn.to_add_out(out_txt)
         txt = txt + gate_mlp_c * self.ff_context(modulate(txt, shift_mlp_c, scale_mlp_c))
-        return img, txt
+        return constrain(img, "batch"), constrain(txt, "batch")
 
 
 class SingleBlock(nnx.Module):
@@ -175,11 +180,12 @@ class SingleBlock(nnx.Module):
         self.proj_out = Linear(5 * width, width, rngs=rngs)
 
     def __call__(self, x, emb, rope):
+        x, emb = constrain(x, "batch"), constrain(emb, "batch")
         shift, scale, gate = self.norm(emb)
         h = modulate(x, shift, scale)
-        mlp = jax.nn.gelu(self.proj_mlp(h), approximate=True)
+        mlp = constrain(jax.nn.gelu(self.proj_mlp(h), approximate=True), *HIDDEN)
         out = self.attn.mix(*self.attn.qkv(h), rope)
-        return x + gate * self.proj_out(jnp.concatenate([out, mlp], -1))
+        return constrain(x + gate * self.proj_out(jnp.concatenate([out, mlp], -1)), "batch")
 
 
 class FluxTransformer(nnx.Module):
@@ -205,15 +211,15 @@ class FluxTransformer(nnx.Module):
     def __call__(self, img, sigma, txt, pooled, img_ids, guidance):
         ids = jnp.concatenate([jnp.zeros((txt.shape[1], img_ids.shape[1]), img_ids.dtype), img_ids])
         rope = rotary(ids, self.axes_dims_rope)
-        emb = self.time_text_embed(sigma, guidance, pooled.astype(img.dtype))
-        txt = self.context_embedder(txt.astype(img.dtype))
-        img = self.x_embedder(img)
+        emb = constrain(self.time_text_embed(sigma, guidance, pooled.astype(img.dtype)), "batch")
+        txt = constrain(self.context_embedder(txt.astype(img.dtype)), "batch")
+        img = constrain(self.x_embedder(img), "batch")
         options = {"remat": self.remat, "unroll": self.unroll}
         img, txt = scan_stack(self.transformer_blocks, (img, txt), lambda b, c: b(*c, emb, rope), **options)
         x = jnp.concatenate([txt, img], 1)
         x = scan_stack(self.single_transformer_blocks, x, lambda b, c: b(c, emb, rope), **options)
         scale, shift = self.norm_out(emb)  # diffusers' AdaLayerNormContinuous has the scale first
-        return self.proj_out(modulate(x[:, txt.shape[1] :], shift, scale))
+        return constrain(self.proj_out(modulate(x[:, txt.shape[1] :], shift, scale)), "batch")
 
 
 def flux(config: FluxConfig, remat: str = "none", unroll: int = 1, attention: str = "xla") -> Network:

@@ -17,6 +17,7 @@ from flax import nnx
 from mvgrpo_jax.models.attention import attention
 from mvgrpo_jax.models.layers import ACTIVATIONS, Embed, Indexed, Linear, RMSNorm, heads, merge_heads
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
+from mvgrpo_jax.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +58,7 @@ class SelfAttention(nnx.Module):
         self.heads = config.num_heads
 
     def __call__(self, x, bias, mask):
-        q, k, v = (heads(f(x), self.heads) for f in (self.q, self.k, self.v))
+        q, k, v = (constrain(heads(f(x), self.heads), "batch", None, "hidden") for f in (self.q, self.k, self.v))
         mixed = merge_heads(attention(q, k, v, bias=bias.astype(q.dtype), mask=mask, scale=1.0))
         return self.o(mixed, jnp.float32)
 
@@ -74,7 +75,8 @@ class GatedFeedForward(nnx.Module):
         self.wo = Linear(config.d_ff, config.d_model, bias=False, rngs=rngs)
 
     def __call__(self, x):
-        return self.wo(ACTIVATIONS["gelu_new"](self.wi_0(x)) * self.wi_1(x), jnp.float32)
+        h = constrain(ACTIVATIONS["gelu_new"](self.wi_0(x)) * self.wi_1(x), "batch", None, "hidden")
+        return self.wo(h, jnp.float32)
 
 
 class FeedForwardLayer(nnx.Module):
@@ -90,8 +92,9 @@ class Block(nnx.Module):
     def __call__(self, x, bias, mask, dtype):
         """x: float32; dtype: of the layers' arithmetic."""
         attn, ff = self.layer[0], self.layer[1]
+        x = constrain(x, "batch")
         x = x + attn.SelfAttention(attn.layer_norm(x).astype(dtype), bias, mask)
-        return x + ff.DenseReluDense(ff.layer_norm(x).astype(dtype))
+        return constrain(x + ff.DenseReluDense(ff.layer_norm(x).astype(dtype)), "batch")
 
 
 class Stack(nnx.Module):
