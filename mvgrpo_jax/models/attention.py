@@ -41,36 +41,43 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, kind: str = "xla", bi
 
     bias: added to the logits, broadcast to [N, heads, S, S]; mask: bool, True where attention is allowed; both are for 'xla'.
     """
-    if kind in ("xla", "cudnn"):
-        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale, implementation=kind)
+    if kind == "xla":
+        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale, implementation="xla")
     assert bias is None and mask is None, "flash kernels here are for full attention"
-    return _splash(q, k, v, scale, interpret=kind == "splash_interpret")
+    if kind == "cudnn":
+        return _on_each_device(functools.partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn"), q, k, v)
+    return _on_each_device(functools.partial(_splash, scale=scale, interpret=kind == "splash_interpret"), q, k, v)
+
+
+def _on_each_device(kernel, q, k, v) -> jax.Array:
+    """Runs a kernel on each device's own samples and heads.
+
+    Said explicitly because the partitioner cannot look into a kernel: under a vmap over views it gathers every device's samples
+    onto all of them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel(q, k, v)
+    spec = P(_BATCH, None, _HEADS, None)
+    return jax.shard_map(kernel, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
 
 
 def _splash(q, k, v, scale, interpret: bool) -> jax.Array:
-    """Each device runs the kernel on its own samples and heads; padding keys belong to another segment."""
+    """The Pallas kernel; keys that pad the sequence belong to another segment."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     length, pad = q.shape[1], -q.shape[1] % _LANES
     real = jnp.arange(length + pad) < length if pad else None
+    segments = None
+    if pad:
+        from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as sk
 
-    def local(q, k, v):
-        if pad:
-            q, k, v = (jnp.pad(a, ((0, 0), (0, pad), (0, 0), (0, 0))) for a in (q, k, v))
-        kernel, segments = _kernel(q.shape[2], q.shape[1], interpret), None
-        if pad:
-            from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as sk
-
-            segments = sk.SegmentIds(real.astype(jnp.int32), real.astype(jnp.int32))
-        one = lambda q, k, v: kernel(q * jnp.asarray(scale, q.dtype), k, v, segments)
-        heads_first = lambda a: a.transpose(0, 2, 1, 3)
-        out = jax.vmap(one)(heads_first(q), heads_first(k), heads_first(v))
-        return heads_first(out)[:, :length]
-
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return local(q, k, v)
-    spec = P(_BATCH, None, _HEADS, None)
-    return jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+        q, k, v = (jnp.pad(a, ((0, 0), (0, pad), (0, 0), (0, 0))) for a in (q, k, v))
+        segments = sk.SegmentIds(real.astype(jnp.int32), real.astype(jnp.int32))
+    kernel = _kernel(q.shape[2], q.shape[1], interpret)
+    one = lambda q, k, v: kernel(q * jnp.asarray(scale, q.dtype), k, v, segments)
+    heads_first = lambda a: a.transpose(0, 2, 1, 3)
+    out = jax.vmap(one)(heads_first(q), heads_first(k), heads_first(v))
+    return heads_first(out)[:, :length]
 
 
 @functools.lru_cache
