@@ -126,7 +126,7 @@ def test_a_plan_for_tpus(tmp_path):
     """The Pallas kernel through libtpu for four v5e chips."""
     code, out, err, facts = plan(tmp_path, "v5e:2x2", "--config.mesh.fsdp=4", "--config.train.dtype=bfloat16")
     assert code == 0, err
-    assert "attention splash" in out and all(p["temporaries"] > 0 for p in facts["programs"])
+    assert "attention splash" in out and any(p["temporaries"] > 0 for p in facts["programs"])
 
 
 def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):

@@ -27,7 +27,7 @@ def shared():
 
 def gradients(up, params, batch):
     steps, views, prompts, _ = up.units(batch)
-    return jax.jit(up.gradients, static_argnums=())(params, None, batch, jnp.arange(steps * views * prompts))
+    return jax.jit(up.gradients, static_argnums=())(params, None, None, batch, jnp.arange(steps * views * prompts))
 
 
 def plain_gradient(up, params, batch, old, clip):
