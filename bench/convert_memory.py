@@ -109,6 +109,7 @@ def place(work: Path) -> None:
 
 
 def peer(work: Path) -> None:
+    import ml_dtypes  # noqa: F401  (teaches numpy the name bfloat16)
     from safetensors.numpy import load_file
 
     shard = sorted((work / "transformer").glob("*.safetensors"))[0]
