@@ -46,32 +46,15 @@ def _count(shape) -> int:
 
 def make_files(work: Path) -> tuple[int, int]:
     """(tensors, bytes) of the transformer; both layouts are written."""
-    import ml_dtypes
-    import numpy as np
-
     from mvgrpo_jax.convert.folders import component_config
     from mvgrpo_jax.convert.naming import entries
     from mvgrpo_jax.convert.original import ToOriginal, flux_layout
+    from mvgrpo_jax.convert.sources import DTYPES, Described
     from mvgrpo_jax.convert.writing import plan_shards
     from mvgrpo_jax.models import flux
 
-    class Shapes:
-        where = "sparse"
-
-        def __init__(self, shapes):
-            self.shapes = shapes
-
-        def names(self):
-            return list(self.shapes)
-
-        def shape(self, name):
-            return self.shapes[name]
-
-        def dtype(self, name):
-            return np.dtype(ml_dtypes.bfloat16)
-
     config = flux.FluxConfig()
-    ours = Shapes({n: e.shape for n, e in entries(flux.flux(config)).items()})
+    ours = Described({n: e.shape for n, e in entries(flux.flux(config)).items()}, DTYPES["BF16"])
     original = ToOriginal(ours, flux_layout(config))
     size = sparse(work / "flux1-dev.safetensors", [(n, original.dtype(n), original.shape(n)) for n in original.names()])
     shards = plan_shards([(n, ours.dtype(n), s) for n, s in ours.shapes.items()], 9_900_000_000)

@@ -171,6 +171,24 @@ class TensorFiles:
         return array.astype(self.dtype(name), copy=False)
 
 
+class Described:
+    """Names, shapes and one dtype with nothing to read: what layouts are checked and planned with."""
+
+    where = "a description"
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]], dtype: np.dtype = DTYPES["F32"]):
+        self.shapes, self.kind = shapes, dtype
+
+    def names(self) -> list[str]:
+        return list(self.shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.shapes[name]
+
+    def dtype(self, name: str) -> np.dtype:
+        return self.kind
+
+
 class Renamed:
     """A source under other names: `names` maps the new name to the old one; what it leaves out is hidden."""
 

@@ -14,7 +14,7 @@ from mvgrpo_jax.convert import folders
 from mvgrpo_jax.convert.__main__ import main
 from mvgrpo_jax.convert.naming import entries
 from mvgrpo_jax.convert.original import FromOriginal, ToOriginal, flux_layout, open_original, vae_layout
-from mvgrpo_jax.convert.sources import TensorFiles
+from mvgrpo_jax.convert.sources import Described, TensorFiles
 from mvgrpo_jax.convert.weights import checked
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import flux, vae
@@ -109,36 +109,21 @@ def test_float8_with_scales(random_pipeline, tmp_path):
 def test_every_key_of_the_full_size_files():
     """FLUX.1-dev and schnell, the Flux VAE: the layouts cover every tensor once, in both directions, with true shapes."""
 
-    class Shapes:
-        where = "meta"
-
-        def __init__(self, shapes):
-            self.shapes = shapes
-
-        def names(self):
-            return list(self.shapes)
-
-        def shape(self, name):
-            return self.shapes[name]
-
-        def dtype(self, name):
-            return np.dtype(np.float32)
-
     for guidance in (True, False):
         config = flux.FluxConfig(guidance_embeds=guidance)
         net, layout = flux.flux(config), flux_layout(config)
         ours = {n: e.shape for n, e in entries(net).items()}
-        original = ToOriginal(Shapes(ours), layout)
+        original = ToOriginal(Described(ours), layout)
         shapes = {n: original.shape(n) for n in original.names()}
         assert len(shapes) == (780 if guidance else 776)  # the published files
         assert shapes["single_blocks.37.linear1.weight"] == (21504, 3072)
         assert shapes["double_blocks.18.txt_attn.qkv.bias"] == (9216,)
-        back = FromOriginal(Shapes(shapes), layout)
+        back = FromOriginal(Described(shapes), layout)
         assert {n: back.shape(n) for n in back.names()} == ours
         checked(net, back)
     config = vae.VaeConfig()
     ours = {n: e.shape for n, e in entries(vae.vae(config)).items()}
-    original = ToOriginal(Shapes(ours), vae_layout(config))
+    original = ToOriginal(Described(ours), vae_layout(config))
     shapes = {n: original.shape(n) for n in original.names()}
     assert len(shapes) == len(ours) == 244 and shapes["decoder.mid.attn_1.q.weight"] == (512, 512, 1, 1)
     assert shapes["decoder.up.0.block.0.nin_shortcut.weight"] == (128, 256, 1, 1)
