@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax import schedules, sharding
-from mvgrpo_jax.convert.files import read_json, write_json
+from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
 from mvgrpo_jax.convert.sources import TensorFiles
 from mvgrpo_jax.convert.weights import export_params, import_params
 from mvgrpo_jax.errors import UserError, did_you_mean
@@ -212,7 +211,7 @@ def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None =
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "model_index.json").unlink(missing_ok=True)
         for name in ("scheduler", "tokenizer", "tokenizer_2"):
-            shutil.copytree(source / name, folder / name, dirs_exist_ok=True)
+            copy_folder(source / name, folder / name)
     # A component that was dropped from memory is copied from where it came.
     components = {n: TensorFiles(source / n) for n in WEIGHTS if n not in pipeline.params}
     components |= pipeline.params | (params or {})

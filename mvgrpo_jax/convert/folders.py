@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.convert import lora
-from mvgrpo_jax.convert.files import read_json, write_json
+from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
 from mvgrpo_jax.convert.original import ToOriginal, flux_layout, open_original, vae_layout
 from mvgrpo_jax.convert.sources import Source, TensorFiles
 from mvgrpo_jax.convert.weights import checked
@@ -66,7 +65,7 @@ def write_pipeline(
     dst.mkdir(parents=True, exist_ok=True)
     (dst / "model_index.json").unlink(missing_ok=True)
     for name in ("scheduler", "tokenizer", "tokenizer_2"):
-        shutil.copytree(base / name, dst / name, dirs_exist_ok=True)
+        copy_folder(base / name, dst / name)
     for name, source in sources.items():
         write_json(dst / name / "config.json", (configs or {}).get(name) or read_json(base / name / "config.json"))
         write_folder(source, dst / name, pipelines.WEIGHTS[name], dtype=dtype, limit=limit, identity=identities[name])

@@ -1,7 +1,10 @@
 """Import and export: bit for bit, one file or shards, and an error that says what is wrong with a folder."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import ml_dtypes
@@ -157,6 +160,27 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(random_pipeline, tmp_pat
     assert not [p for p in (tmp_path / "out").rglob(".*")]
 
 
+def test_a_conversion_that_runs_out_of_room_goes_on_later(random_pipeline, tmp_path):
+    """The system itself refuses to write further (a limit on the size of files), in the middle of a file."""
+    source, out = random_pipeline("narrow"), tmp_path / "out"
+    command = ["import", "--src", str(source), "--dst", str(out)]
+    room = max(p.stat().st_size for p in source.rglob("tokenizer*.json"))
+    assert room < (source / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_size
+    limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); "
+    limited += "from mvgrpo_jax.convert.__main__ import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", limited, *command], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "transformer/diffusion_pytorch_model.safetensors: could not be written" in done.stderr
+    assert "File too large" in done.stderr and "free some space" in done.stderr
+    assert not (out / "model_index.json").exists() and not list(out.rglob("*.part*"))
+    for path in out.rglob("*.safetensors"):  # whatever has its final name is whole
+        with safe_open(path, "np") as file:
+            assert all(file.get_tensor(n).size for n in file.keys())
+    subprocess.run([sys.executable, "-m", "mvgrpo_jax.convert", *command], check=True, capture_output=True)
+    want, got = tensors(source / "transformer"), tensors(out / "transformer")
+    assert got.keys() == want.keys() and all(np.array_equal(got[n], want[n]) for n in want)
+
+
 def test_full_size_flux_has_diffusers_names():
     """FLUX.1-dev's transformer: every tensor name and shape of diffusers' own class, on the meta device."""
     from diffusers import FluxTransformer2DModel
@@ -167,3 +191,38 @@ def test_full_size_flux_has_diffusers_names():
         peer = FluxTransformer2DModel(guidance_embeds=True)
     ours = {name: entry.shape for name, entry in entries(flux.flux(flux.FluxConfig())).items()}
     assert ours == {name: tuple(t.shape) for name, t in peer.state_dict().items()}
+
+
+def test_full_size_text_encoders_have_transformers_names():
+    """T5-XXL v1.1's encoder and CLIP-L's text tower as FLUX.1-dev has them: 219 and 196 tensors, and nothing is left over."""
+    import transformers
+
+    from mvgrpo_jax.convert.sources import Described
+    from mvgrpo_jax.convert.weights import checked
+    from mvgrpo_jax.models import clip, t5
+
+    xxl = transformers.T5Config(
+        d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu", vocab_size=32128
+    )
+    large = transformers.CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768
+    )
+    with torch.device("meta"):
+        peers = {
+            "t5": (transformers.T5EncoderModel(xxl), t5.t5(t5.T5Config()), 219),
+            "clip": (transformers.CLIPTextModel(large), clip.clip_text(clip.TowerConfig()), 196),
+        }
+    for name, (peer, net, count) in peers.items():
+        # transformers 5 leaves 'text_model.' out of names that every published file has
+        prefix = "text_model." if name == "clip" else ""
+        theirs = {prefix + n.removeprefix(prefix): tuple(t.shape) for n, t in peer.state_dict().items()}
+        tied = theirs.pop("encoder.embed_tokens.weight", None)
+        assert tied in (None, theirs.get("shared.weight"))
+        ours = {n: entry.shape for n, entry in entries(net).items()}
+        assert len(ours) == count and ours == theirs
+        # Files that repeat the tied table, or hold the index buffer of old versions, are read all the same; others are not.
+        extra = {"t5": {"encoder.embed_tokens.weight": (32128, 4096)}, "clip": {"text_model.embeddings.position_ids": (1, 77)}}
+        checked(net, Described(theirs | extra[name]))
+        lost = next(iter(theirs))
+        with pytest.raises(UserError, match=rf"missing: {re.escape(lost)}\n.*x\. Did you mean '{re.escape(lost)}'"):
+            checked(net, Described({n + "x" * (n == lost): s for n, s in theirs.items()}))
