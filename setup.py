@@ -21,6 +21,12 @@ setup(
             "ruff==0.17.6",
             "peft==0.21.2",
             "accelerate==1.15.0",
+            "trustme==1.2.1",
+            # What `transformers serve` needs, and the reader of the small language model that the tests ask through it.
+            "fastapi==0.165.0",
+            "uvicorn==0.54.0",
+            "rich==15.0.0",
+            "gguf==0.19.0",
             *PLAN,
         ],
     },

@@ -34,10 +34,39 @@ def get_config() -> ConfigDict:
     c.views = ConfigDict(
         {
             "count": 12,  # K captions beside the prompt
-            "enhancer": "embedded",  # none | embedded (looks at the pictures) | offline (from a file)
+            "enhancer": "embedded",  # none | embedded, vlm (look at the pictures; vlm by a server) | offline (a file)
             "aggregate": "mean",  # mean | sum over the views
-            "perspectives": (),  # of the embedded enhancer; empty: all
-            "file": "",  # of the offline enhancer
+            "perspectives": (),  # names of those that are drawn from; empty: all
+            "instructions": "",  # a file of perspectives, 'name: instruction' a line; empty: the built-in ones
+            "file": "",  # captions written by the enhance command: of the offline enhancer, or to replace missing ones
+            "missing": "mask",  # a caption that did not come: mask (its view) | offline (one from `file`) | stop
+            "overlap": True,  # sample branch by branch where a server writes captions meanwhile
+            "patience": 3,  # iterations in a row without any caption that end the run; 0: never
+            "language": "en",  # captions in other languages are asked for again; empty: any
+            "image": {"format": "jpeg", "quality": 90, "size": 512},  # as it travels: jpeg | png | webp, longer side in pixels
+            # The server of the vlm enhancer; seconds. An API key is never written here: key_env names an environment
+            # variable, key_file a file that its owner alone may read.
+            "service": {
+                "endpoints": ("http://localhost:8000/v1",),
+                "model": "Qwen/Qwen3-VL-8B-Instruct",
+                "key_env": "",
+                "key_file": "",
+                "verify": True,  # TLS certificates
+                "ca_file": "",
+                "concurrency": 64,  # requests in flight at each endpoint
+                "attempt_s": 60.0,  # for one answer
+                "request_s": 120.0,  # for one request with its retries
+                "batch_s": 180.0,  # for the captions of a branch, from when its pictures are there
+                "retries": 4,
+                "backoff_s": 0.5,
+                "hedge": 2.0,  # a second attempt after so many times the 95th percentile of latency; 0: never
+                "breaker": 5,  # failures in a row that take an endpoint out ...
+                "cooldown_s": 10.0,  # ... for so long
+                "max_tokens": 200,
+                "temperature": 0.8,
+                "response_kb": 512,  # larger answers are refused
+                "extra": "",  # JSON of further fields of the request, such as '{"chat_template_kwargs": {...}}'
+            },
         }
     )
     c.sampling = ConfigDict(

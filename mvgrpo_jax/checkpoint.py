@@ -13,7 +13,11 @@ from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
 
 # Keys that may change between a run and its continuation.
-FREE = ("iterations", "checkpoint.", "eval.", "log.", "mesh.")
+_SERVICE = "endpoints key_ verify ca_file concurrency attempt_s request_s batch_s retries backoff_s hedge breaker cooldown_s"
+FREE = (
+    *("iterations", "checkpoint.", "eval.", "log.", "mesh.", "views.missing", "views.patience", "views.overlap"),
+    *(f"views.service.{name}" for name in (*_SERVICE.split(), "response_kb")),  # where and how to ask, not what
+)
 
 
 def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:

@@ -96,6 +96,18 @@ def tokenize(pipeline: Pipeline, texts: list[str], max_sequence_length: int) -> 
     return np.asarray(ids_clip, np.int32), np.asarray(ids_t5, np.int32), warnings
 
 
+def shorten(pipeline: Pipeline, text: str, max_sequence_length: int) -> str:
+    """The text, or as many of its whole sentences (else words) as the T5 encoder reads."""
+    ids = pipeline.tokenizer_2(text, verbose=False)["input_ids"]
+    if len(ids) <= max_sequence_length:
+        return text
+    kept = pipeline.tokenizer_2.decode(ids[: max_sequence_length - 1], skip_special_tokens=True)
+    end = max(kept.rfind(c) for c in ".!?")
+    if end > len(kept) // 2:
+        return kept[: end + 1]
+    return kept.rsplit(" ", 1)[0] if " " in kept else kept
+
+
 def text_length(pipeline: Pipeline) -> int:
     """T5 tokens when none are asked for: what the tokenizer says, and diffusers' 512 at most."""
     return int(min(512, pipeline.tokenizer_2.model_max_length))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from mvgrpo_jax import configuration, targets
-from mvgrpo_jax.errors import reports_errors
+from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.targets import GIB
 
 COLUMNS = (  # title, unit, width
@@ -30,11 +30,10 @@ COLUMNS = (  # title, unit, width
 )
 
 
-def table(costs, plan, topology: str) -> str:
+def table(costs, plan, chip) -> str:
     """The report for people."""
     from mvgrpo_jax import planning
 
-    chip, _ = targets.parse(topology)
     lines = [f"{'program':<14}" + "".join(f"{title:>{width}}" for title, _, width in COLUMNS)]
     lines.append(" " * 14 + "".join(f"{unit:>{width}}" for _, unit, width in COLUMNS))
     for c in costs:
@@ -67,15 +66,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--config", required=True)
     parser.add_argument("--topology", required=True, help="CHIP:SIZES, as v5p:4x4x4, v5e:16x16, v6e:8x8, h200:1x8, h100:2x8")
     parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument(
+        "--program", action="append", default=[], help="only this program (encode, rollout, ...; may be repeated)"
+    )
+    parser.add_argument(
+        "--memory", type=float, metavar="GIB", help="a program may use so much of a device (default: all but a reserve)"
+    )
     parser.add_argument("--no-search", action="store_true", help="do not look for a setting that fits")
     options, rest = parser.parse_known_args(argv)
     chip, _ = targets.parse(options.topology)
+    if options.memory is not None:
+        if options.memory <= 0:
+            raise UserError(f"--memory must be above 0 GiB, got {options.memory}")
+        chip = dataclasses.replace(chip, memory=int(options.memory * GIB), reserve=0)
     config = configuration.from_arguments(options.config, rest)
     targets.prepare_environment()
     from mvgrpo_jax import planning
 
-    costs, plan = planning.measure(config, options.topology)
-    print(table(costs, plan, options.topology))
+    costs, plan = planning.measure(config, options.topology, tuple(options.program))
+    print(table(costs, plan, chip))
     ok = planning.fits(costs, chip)
     if options.json:
         programs = [dataclasses.asdict(c) | {"peak": c.peak} for c in costs]
@@ -83,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"verdict: {'fits' if ok else 'does not fit'}")
     if not ok:
         if not options.no_search:
-            print(f"nearest setting that fits: {planning.nearest(config, options.topology, costs)}")
+            print(f"nearest setting that fits: {planning.nearest(config, options.topology, costs, chip)}")
         sys.exit(1)
 
 

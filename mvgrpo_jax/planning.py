@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding
 
 from mvgrpo_jax import collectives, flops, sharding, targets
 from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.lora import join
 from mvgrpo_jax.programs import Programs, dtype_of, network_options
 from mvgrpo_jax.targets import Chip
@@ -126,11 +127,18 @@ class Plan:
         )
         updates = config.train.updates_per_rollout
         reference = state.params if config.algorithm.kl else None
-        table = {
-            "encode": (math.ceil((views * prompts) / programs.text_chunk), programs.encode, (encoders, *ids)),
-            "rollout": (1, programs.rollout, rollout),
-            "decode": (1, programs.decode, (decoder, trajectory.x0)),
-        }
+        # Captions of pictures are a branch's own, captions of a file are the prompt's.
+        online = config.views.enhancer in ("vlm", "embedded")
+        texts = prompts * (1 + (views - 1) * (plan.branches if online else 1))
+        table = {"encode": (math.ceil(texts / programs.text_chunk), programs.encode, (encoders, *ids))}
+        if config.views.enhancer == "vlm" and config.views.overlap and plan.anchor and plan.branches > 1:
+            draws = on(jax.eval_shape(lambda x: x[:, 0], trajectory.x0), programs.batch())
+            table["anchor"] = (1, programs.anchor, rollout)
+            table |= {f"tail {k}": (1, f, (whole, rollout[1], draws)) for k, f in zip(plan.trained, programs.tails)}
+            table["decode"] = (plan.branches, programs.decode, (decoder, draws))
+        else:
+            table["rollout"] = (1, programs.rollout, rollout)
+            table["decode"] = (1, programs.decode, (decoder, trajectory.x0))
         if updates > 1 or programs.updater.per_step:
             table["old_log_probs"] = (1, programs.old_log_probs, (whole, batch))
             old = jax.ShapeDtypeStruct((views, prompts, len(plan.trained), plan.group), jnp.float32, sharding=programs.batch(1))
@@ -158,6 +166,8 @@ def measure(config, topology: str, only: tuple[str, ...] = ()) -> tuple[list[Cos
     costs = []
     with jax.set_mesh(plan.mesh):
         table, same = plan.arguments(), counted.arguments()
+        if unknown := set(only) - set(table):
+            raise UserError(f"no program {', '.join(sorted(unknown))} in this run; there are: {', '.join(table)}")
         for name, (calls, function, arguments) in table.items():
             if only and name not in only:
                 continue
@@ -222,9 +232,8 @@ def remedies(config) -> list[tuple[str, dict[str, Any]]]:
     return out
 
 
-def nearest(config, topology: str, costs: list[Cost]) -> str:
-    """The first remedy with which every program fits."""
-    chip, _ = targets.parse(topology)
+def nearest(config, topology: str, costs: list[Cost], chip: Chip) -> str:
+    """The first remedy with which every program fits the chip."""
     tight = tuple(c.name for c in costs if c.error or c.peak > chip.memory - chip.reserve)
     for text, changes in remedies(config):
         tried = config.copy_and_resolve_references()

@@ -146,16 +146,40 @@ class Programs:
     def rollout(self):
         """(params, Condition [P], noise key, step key) -> (Trajectory, anchor's latents [P, L, C])."""
 
+        return self._from_noise(rollout.rollout)
+
+    @cached_property
+    def anchor(self):
+        """(params, Condition [P], noise key, step key) -> (Trajectory whose x0 are the draws, anchor's latents [P, L, C]).
+
+        With `tail`, what `rollout` does, in pieces: the pictures of a branch are there before those of the next.
+        """
+        return self._from_noise(rollout.anchor)
+
+    def _from_noise(self, draw):
         def run(params, condition: Condition, noise_key, step_key) -> tuple[Trajectory, jax.Array]:
             prompts = condition.txt.shape[0]
             shape = (prompts, self.algorithm.plan.noises, *self.latent_shape)
             noise = sharding.constrain(jax.random.normal(noise_key, shape), "batch")
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             plan, kernel = self.algorithm.plan, self.algorithm.kernel
-            trajectory, end = rollout.rollout(velocity, plan, kernel, self.sigmas, self.g, noise, step_key)
+            trajectory, end = draw(velocity, plan, kernel, self.sigmas, self.g, noise, step_key)
             return trajectory, end[:, 0]
 
         return jax.jit(run, out_shardings=(self.batch(), self.batch()))
+
+    @cached_property
+    def tails(self):
+        """For each branch (params, Condition [P], its draws [P, G, L, C]) -> their final latents, by ODE."""
+
+        def of(step: int):
+            def run(params, condition: Condition, x):
+                velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
+                return rollout.sample(velocity, sharding.constrain(x, "batch"), self.sigmas[step + 1 :])
+
+            return jax.jit(run, out_shardings=self.batch())
+
+        return [of(step) for step in self.algorithm.plan.trained]
 
     @cached_property
     def decode(self):

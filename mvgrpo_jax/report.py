@@ -29,6 +29,7 @@ PLOTS = (
     ("Clipped ratios", "Share below and above the clip range.", "clip/"),
     ("Drift", "Largest difference of the update's log-probability from the rollout's, prompt view.", "drift/"),
     ("Gradient norm", "Before it is bounded.", "grad_norm"),
+    ("Captions", "Asked for, missing, cut, asked for again; seconds of waiting that sampling did not hide.", "enhancer/"),
     ("Seconds", "Time of each stage.", "time/"),
 )
 
@@ -37,7 +38,8 @@ PAGE = jinja2.Template(
 <style>body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}
 td:first-child,th:first-child{text-align:left}figure{display:inline-block;margin:.4rem;vertical-align:top;width:540px}
-figure img{width:100%}figcaption{color:#555}.wide{max-width:100%}pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
+figure img{width:100%}figcaption{color:#555}.text td{text-align:left}.wide{max-width:100%}
+pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
 <h1>{{ title }}</h1>
 <table><tr><th>held-out score</th>{% for r in runs %}<th colspan="3">{{ r.name }}</th>{% endfor %}</tr>
 <tr><th></th>{% for r in runs %}<th>before</th><th>after</th><th>change</th>{% endfor %}</tr>
@@ -49,6 +51,10 @@ figure img{width:100%}figcaption{color:#555}.wide{max-width:100%}pre{background:
 {{ p.text }}</figcaption></figure>{% endfor %}
 {% for r in runs %}{% if r.sheet %}<h2>{{ r.name }}: before and after</h2><p>The same held-out prompts and the same noise.</p>
 <img class="wide" src="data:image/png;base64,{{ r.sheet }}" alt="before and after">{% endif %}{% endfor %}
+{% for r in runs %}{% if r.captions %}<h2>{{ r.name }}: captions of iteration {{ r.captions.iteration }}</h2>
+<table class="text"><tr><th>prompt</th><th>caption</th><th>mean reward of the group</th></tr>
+{% for c in r.captions.captions %}<tr><td>{{ c.prompt }}</td><td>{{ c.caption or '(missing)' }}</td>
+<td>{% for n, v in c.reward.items() %}{{ n }} {{ '%.4f' % v }} {% endfor %}</td></tr>{% endfor %}</table>{% endif %}{% endfor %}
 {% for r in runs %}<h2>{{ r.name }}: config</h2><pre>{{ r.config }}</pre>{% endfor %}</html>""",
     autoescape=True,
 )
@@ -101,6 +107,16 @@ def before_and_after(workdir: Path, count: int = 16) -> Path | None:
     return path
 
 
+def last_captions(workdir: Path, count: int = 60) -> dict | None:
+    """The captions of the newest groups that were drawn: `count` of the first branch at most."""
+    stored = sorted((workdir / "samples").glob("*.json"))
+    if not stored:
+        return None
+    item = json.loads(stored[-1].read_text())
+    first = [c for c in item["captions"] if c["branch"] == 0 and c["view"] > 0]
+    return item | {"captions": sorted(first, key=lambda c: c["prompt"])[:count]} if first else None
+
+
 def write(workdirs: list[Path], out: Path | None = None) -> Path:
     """Writes report.html into the first workdir (or to `out`) and returns its path. UserError without metrics."""
     runs = {w.name: metrics.read(w) for w in workdirs}
@@ -124,6 +140,7 @@ def write(workdirs: list[Path], out: Path | None = None) -> Path:
                 "ends": ends,
                 "sheet": base64.b64encode(sheet.read_bytes()).decode() if sheet else None,
                 "config": config.read_text() if config.exists() else "",
+                "captions": last_captions(workdir),
             }
         )
     judges = sorted({j for item in items for j in item["ends"]})

@@ -44,6 +44,15 @@ def sample(velocity: Velocity, x: jax.Array, sigmas: np.ndarray) -> jax.Array:
     return integrate(velocity, None, x, sigmas, None)[0]
 
 
+def anchor(
+    velocity: Velocity, plan: plans.Plan, kernel: Kernel, sigmas: np.ndarray, g: np.ndarray, noise: jax.Array, key: jax.Array
+) -> tuple[Trajectory, jax.Array]:
+    """The first half of a plan with an anchor: the trajectory of `rollout` whose x0 are still the draws (x_next), each to
+    be finished by `sample` from its step on, and the anchor's final latents."""
+    trajectory, _, end = _draws(velocity, plan, kernel, sigmas, g, noise, jax.random.split(key)[0])
+    return trajectory, end
+
+
 def rollout(
     velocity: Velocity, plan: plans.Plan, kernel: Kernel, sigmas: np.ndarray, g: np.ndarray, noise: jax.Array, key: jax.Array
 ) -> tuple[Trajectory, jax.Array]:

@@ -57,6 +57,10 @@ class TextEncoder:
         for part in ENCODERS:
             del self.pipeline.params[part]
 
+    def fit(self, text: str) -> str:
+        """The text cut to what the encoders read."""
+        return pipelines.shorten(self.pipeline, text, self.programs.text_length)
+
     def encode(self, texts: list[str]) -> Condition:
         """Condition with leading [len(texts)], split over the mesh like a batch where it divides."""
         rows = self._encode(texts)

@@ -20,7 +20,7 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.policy import assemble
 from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of, network_options
 from mvgrpo_jax.text import TextEncoder
-from mvgrpo_jax.types import Batch
+from mvgrpo_jax.types import Batch, Trajectory
 
 
 class Clock:
@@ -51,7 +51,11 @@ class Run:
         self.text = TextEncoder.of(config, self.programs, self.pipeline)
         self.prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
         self.stream = data.stream(self.prompts, config.prompts_per_iteration, config.seed)
-        self.enhancer = enhancers.make(config, self.prompts)
+        self.enhancer = enhancers.make(config, self.prompts, self.text.fit)
+        plan = self.programs.algorithm.plan
+        self.overlap = bool(
+            self.enhancer and self.enhancer.eager and config.views.overlap and plan.anchor and plan.branches > 1
+        )
         self.judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
         self.weights = {name: weight for name, weight in config.rewards.items() if weight}
         if not self.weights:
@@ -77,17 +81,13 @@ class Run:
         programs = self.programs
         with clock("text"):
             condition = self.text.encode(prompts)
-        with clock("rollout"):
-            keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
-            trajectory, _ = programs.rollout(params, condition, *keys)
-            jax.block_until_ready(trajectory.x0)
-        with clock("decode"):
-            images = sharding.to_host(programs.decode(self.pipeline.params["vae"], trajectory.x0))
+        session = self.enhancer.begin(iteration, prompts, programs.algorithm.plan.branches) if self.enhancer else None
+        trajectory, images = self.draw(iteration, params, condition, session, clock)
         require_finite(images, "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
         captions = [[[p] * images.shape[1] for p in prompts]]
         with clock("enhance"):
-            if self.enhancer:
-                captions += self.enhancer.enhance(iteration, prompts, images)
+            if session:
+                captions += session.collect()
         with clock("reward"):
             # A judge that does not train is asked about the prompt alone.
             scores = {n: j.score(images, captions if n in self.weights else captions[:1]) for n, j in self.judges.items()}
@@ -111,7 +111,39 @@ class Run:
             log[f"zero_std/{name}"] = float(flat[active].mean())
         log["advantage/abs"] = float(np.abs(sharding.to_host(advantage)).mean())
         log["views/active"] = float(active.sum(0).mean())
+        log |= self.enhancer.log() if self.enhancer else {}
         return batch, log, {"images": images, "captions": captions, "scores": scores}
+
+    def draw(self, iteration: int, params, condition, session, clock: Clock) -> tuple[Trajectory, np.ndarray]:
+        """The rollout and its pictures [P, R, G, H, W, 3], which the session gets too.
+
+        Overlapped, every branch is finished and decoded by itself, the shortest first: the session has the pictures of one
+        while the device works on the next.
+        """
+        programs, decoder = self.programs, self.pipeline.params["vae"]
+        keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
+        if not self.overlap:
+            with clock("rollout"):
+                trajectory, _ = programs.rollout(params, condition, *keys)
+                jax.block_until_ready(trajectory.x0)
+            with clock("decode"):
+                images = sharding.to_host(programs.decode(decoder, trajectory.x0))
+            for branch in range(images.shape[1]) if session else ():
+                session.add(branch, images[:, branch])
+            return trajectory, images
+        with clock("rollout"):
+            trajectory, _ = programs.anchor(params, condition, *keys)
+            ends, painted = {}, {}
+            for branch in reversed(range(len(programs.tails))):
+                ends[branch] = programs.tails[branch](params, condition, trajectory.x0[:, branch])
+                painted[branch] = programs.decode(decoder, ends[branch])
+            images = {}
+            for branch, picture in painted.items():
+                images[branch] = sharding.to_host(picture)
+                session.add(branch, images[branch])
+            order = sorted(ends)
+            x0 = jax.device_put(jnp.stack([ends[b] for b in order], axis=1), programs.batch())
+            return trajectory._replace(x0=x0), np.stack([images[b] for b in order], axis=1)
 
     def update(self, state, batch: Batch) -> tuple:
         """All updates of one rollout. Returns the new state and the metrics of the first update and the last."""
@@ -213,8 +245,16 @@ def loop(run: Run) -> Path:
             if scores[f"eval/{config.eval.judge}"] > best and iteration:
                 best = scores[f"eval/{config.eval.judge}"]
                 store.save_best(iteration, state, saved())
+        before = saved()
         prompts = [str(p) for p in next(run.stream)]
-        batch, log, shown = run.prepare(iteration, assemble(state.params, run.frozen), prompts, clock)
+        try:
+            batch, log, shown = run.prepare(iteration, assemble(state.params, run.frozen), prompts, clock)
+        except enhancers.Outage:
+            if pending and store.latest() != iteration:  # nothing that was trained is lost, and this batch comes again
+                flush(writer, bar, *pending)
+                store.save(iteration, state, before)
+            store.wait()
+            raise
         state, history = run.update(state, batch)
         if pending:
             flush(writer, bar, *pending)
@@ -275,9 +315,15 @@ def describe(run: Run) -> str:
 
 
 def draw_groups(path: Path, iteration: int, prompts: list[str], shown: dict) -> None:
-    """The groups of the first branch: each picture with the caption of its view and its reward under the prompt."""
+    """The groups of the first branch: each picture with the caption of its view and its reward under the prompt. Beside the
+    picture a JSON file has every caption of every branch and its mean reward over the group."""
     images, captions, scores = shown["images"], shown["captions"], shown["scores"]
-    rows, titles = [], []
+    rows, titles, table = [], [], []
+    for v, p, r in np.ndindex(len(captions), len(prompts), images.shape[1]):
+        means = {n: round(float(s[v, p, r].mean()), 5) for n, s in scores.items() if v < len(s)}
+        table.append({"prompt": prompts[p], "branch": r, "view": v, "caption": captions[v][p][r], "reward": means})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".json").write_text(json.dumps({"iteration": iteration, "captions": table}, indent=1) + "\n")
     for p, prompt in enumerate(prompts[:4]):
         titles.append(f"prompt: {prompt}")
         row = []

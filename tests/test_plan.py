@@ -146,6 +146,31 @@ def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
     monkeypatch.setattr(planning, "measure", measured)
     costs, _ = measured(config, "h200:1x8")
     assert not planning.fits(costs, targets.CHIPS["h200"])
-    text = planning.nearest(config, "h200:1x8", costs)
+    text = planning.nearest(config, "h200:1x8", costs, targets.CHIPS["h200"])
     assert seen[1:] == [("full", 0, 2), ("full", 1, 2), ("full", 1, 1)]
     assert text.startswith("config.train.remat=full, config.train.view_chunk=1, config.mesh.data=1, config.mesh.fsdp=-1")
+
+
+@pytest.mark.slow
+def test_the_nearest_setting_is_found_by_compiling(tmp_path):
+    """The update of ten views at once is over the memory given; one after another it is not, says the compiler."""
+    script = """
+import dataclasses
+from mvgrpo_jax import configuration, targets
+targets.prepare_environment()
+from mvgrpo_jax import planning
+words = ["prompts_per_iteration=128", "group_size=2", "views.count=9", "sampling.steps=2", "sampling.trained_steps=(0,)"]
+words += ["mesh.fsdp=4", "train.remat=full"]
+config = configuration.from_arguments("configs/flux_nano.py", [f"--config.{w}" for w in words])
+costs, _ = planning.measure(config, "h200:1x4", ("update",))
+chip = dataclasses.replace(targets.CHIPS["h200"], memory=costs[0].peak * 9 // 10, reserve=0)
+assert not planning.fits(costs, chip)
+print(planning.nearest(config, "h200:1x4", costs, chip))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "config.train.view_chunk=1  (the last step: train.view_chunk=1)", done.stderr[-2000:]
+
+
+def test_programs_that_a_run_does_not_have(tmp_path):
+    code, out, err, _ = plan(tmp_path, "h200:1x4", "--program=updat")
+    assert code == 2 and "no program updat in this run; there are: encode, rollout, decode, update" in err

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from mvgrpo_jax.enhancers.base import Enhancer
-from mvgrpo_jax.enhancers.embedded import PerspectiveEnhancer
-from mvgrpo_jax.enhancers.offline import FileEnhancer, WorldRewriter, enhance_prompts
+from collections.abc import Callable
+
+from mvgrpo_jax.enhancers import embedded, perspectives
+from mvgrpo_jax.enhancers.base import Enhancer, enhance
+from mvgrpo_jax.enhancers.offline import FileEnhancer, read_captions
+from mvgrpo_jax.enhancers.online import OnlineEnhancer, Outage
+from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
 from mvgrpo_jax.errors import UserError, did_you_mean
+from mvgrpo_jax.services import Service, Settings, secrets
 
-__all__ = ["Enhancer", "FileEnhancer", "PerspectiveEnhancer", "WorldRewriter", "enhance_prompts", "make"]
+__all__ = ["Enhancer", "FileEnhancer", "OnlineEnhancer", "Outage", "enhance", "make"]
 
-KINDS = ("none", "embedded", "offline")
+KINDS = ("none", "embedded", "vlm", "offline")
 
 
-def make(config, prompts: list[str]) -> Enhancer | None:
-    """The enhancer of config.views; None for a single view. `prompts` are those of training, all of which an offline
-    file must hold. UserError lists what exists."""
+def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: text) -> Enhancer | None:
+    """The enhancer of config.views; None for a single view.
+
+    prompts: those of training, all of which an offline file must hold. fit: cuts a caption to what the encoders read.
+    UserError lists what exists.
+    """
     views = config.views
     if views.count < 0:
         raise UserError(f"config.views.count must not be negative, got {views.count}")
@@ -23,6 +31,27 @@ def make(config, prompts: list[str]) -> Enhancer | None:
         raise UserError(f"unknown enhancer {views.enhancer!r};{near} there are: {', '.join(KINDS)}")
     if views.count == 0 or views.enhancer == "none":
         return None
+    if views.enhancer == "offline":
+        return FileEnhancer.load(views.file, views.count, config.seed, prompts)
+    spare = None
+    if views.missing == "offline" and views.file:
+        table = read_captions(views.file)
+        spare = lambda prompt: table.get(prompt, [])
     if views.enhancer == "embedded":
-        return PerspectiveEnhancer(views.count, config.seed, tuple(views.perspectives))
-    return FileEnhancer.load(views.file, views.count, config.seed, prompts)
+        captioner, known, limit = embedded.EmbeddedCaptioner(), embedded.PERSPECTIVES, 180.0
+    else:
+        settings = Settings.of(views.service.to_dict())
+        service = Service(settings, secrets.read(settings.key_env, settings.key_file))
+        captioner = VlmCaptioner(service, Encoding(**views.image), views.language)
+        known, limit = perspectives.DEFAULT, settings.batch_s
+    return OnlineEnhancer(
+        captioner,
+        views.count,
+        config.seed,
+        perspectives.load(views.instructions, tuple(views.perspectives), known),
+        batch_s=limit,
+        missing=views.missing,
+        spare=spare,
+        patience=views.patience,
+        fit=fit,
+    )

@@ -9,16 +9,39 @@ import numpy as np
 from mvgrpo_jax.rewards.base import Captions
 
 
+class Session(Protocol):
+    """The captions of one rollout: pictures come in branch by branch, captions are fetched when all are in."""
+
+    def add(self, branch: int, images: np.ndarray) -> None:
+        """Pictures float32 [P, G, H, W, 3] in [0, 1] of a branch. Returns at once; work goes on behind."""
+
+    def collect(self) -> Captions:
+        """captions [K][P][R], None where one is missing. Waits for them."""
+
+
 class Enhancer(Protocol):
     """Writes K further captions for each prompt and branch.
 
-    enhance(iteration, prompts [P], images float32 [P, R, G, H, W, 3] in [0, 1]) -> captions [K][P][R], None where one is
-    missing. The result depends on its arguments and the run's seed alone, so that a resumed run repeats it.
-    known() -> every caption it can write, or None when that is not known beforehand.
+    begin(iteration, prompts [P], branches R) -> Session. What is asked depends on these and the run's seed alone, so that a
+    resumed run repeats it. known() -> every caption it can write, or None when that is not known beforehand. eager: whether
+    it gains from having the pictures of a branch before those of the others. log() -> metrics since the last call.
     """
 
     count: int
+    eager: bool
 
-    def enhance(self, iteration: int, prompts: list[str], images: np.ndarray) -> Captions: ...
+    def begin(self, iteration: int, prompts: list[str], branches: int) -> Session: ...
 
     def known(self) -> list[str] | None: ...
+
+    def log(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+def enhance(enhancer: Enhancer, iteration: int, prompts: list[str], images: np.ndarray) -> Captions:
+    """All branches at once: images [P, R, G, H, W, 3] -> captions [K][P][R]."""
+    session = enhancer.begin(iteration, prompts, images.shape[1])
+    for branch in range(images.shape[1]):
+        session.add(branch, images[:, branch])
+    return session.collect()

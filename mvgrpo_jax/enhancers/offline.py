@@ -7,120 +7,124 @@ was already produced for a prompt prevents repeats. The file has a JSON line a p
 
 from __future__ import annotations
 
+import asyncio
+import collections
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from rapidfuzz import fuzz
 
+from mvgrpo_jax.enhancers.rewriters import OPERATIONS, Rewriter
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.rewards.base import Captions
-from mvgrpo_jax.world import captions as words
-from mvgrpo_jax.world.scene import BACKGROUNDS, COLORS, PLACES, SIZES, Scene, Thing
+from mvgrpo_jax.services import Failure
 
-OPERATIONS = ("addition", "deletion", "rewriting")
 ATTEMPTS = 30  # tries for one caption before the prompt is given up as exhausted
 
 
-class Rewriter(Protocol):
-    """rewrite(prompt, operation, memory, rng) -> a new caption, or None where the operation cannot be applied."""
+@dataclasses.dataclass
+class Enhanced:
+    """What was written for a prompt. similar: of each caption, its similarity to the nearest of the prompt and the captions
+    before it. refused: near repeats. failure: why the service did not answer; such a prompt is not finished."""
 
-    def rewrite(self, prompt: str, operation: str, memory: list[str], rng: np.random.Generator) -> str | None: ...
-
-
-class WorldRewriter:
-    """The three operations on the embedded world's grammar."""
-
-    def rewrite(self, prompt: str, operation: str, memory: list[str], rng: np.random.Generator) -> str | None:
-        scene = words.read(prompt)
-        if not scene.stated():
-            return None
-        if operation == "addition":
-            changed = self._add(scene, rng)
-        elif operation == "deletion":
-            changed = self._delete(scene, rng)
-        else:
-            order = rng.permutation(len(scene.things))
-            changed = dataclasses.replace(scene, things=tuple(scene.things[i] for i in order))
-            return words.reword(words.write(changed), rng, 0.7)
-        return None if changed is None else words.write(changed)
-
-    def _add(self, scene: Scene, rng) -> Scene | None:
-        """States one or two attributes that the prompt leaves open, consistently with what it says."""
-        before = scene
-        for _ in range(int(rng.integers(1, 3))):
-            open_slots = [
-                (i, k) for i, t in enumerate(scene.things) for k in ("color", "size", "place") if getattr(t, k) is None
-            ]
-            open_slots += [(None, "background")] * (scene.background is None)
-            if not open_slots:
-                break
-            index, name = open_slots[rng.integers(len(open_slots))]
-            used_colors = {t.color for t in scene.things} | {scene.background}
-            if index is None:
-                value = str(rng.choice([b for b in BACKGROUNDS if b not in used_colors]))
-                scene = dataclasses.replace(scene, background=value)
-                continue
-            taken = {t.place for t in scene.things}
-            choices = {
-                "color": [c for c in COLORS if c not in used_colors],
-                "size": list(SIZES),
-                "place": [p for p in PLACES if p not in taken],
-            }[name]
-            thing = dataclasses.replace(scene.things[index], **{name: str(rng.choice(choices))})
-            scene = dataclasses.replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
-        return None if scene == before else scene
-
-    def _delete(self, scene: Scene, rng) -> Scene | None:
-        """Drops one or two attributes, keeping at least one."""
-        for _ in range(int(rng.integers(1, 3))):
-            if scene.stated() <= 1:
-                return None
-            slots = [(i, k) for i, t in enumerate(scene.things) for k in t.stated()]
-            slots += [(None, "background")] * (scene.background is not None)
-            slots += [(None, "count")] * (scene.count is not None)
-            index, name = slots[rng.integers(len(slots))]
-            if index is None:
-                scene = dataclasses.replace(scene, **{name: None})
-                continue
-            left = {k: v for k, v in scene.things[index].stated().items() if k != name}
-            thing = (Thing(**left),) if left else ()
-            scene = dataclasses.replace(scene, things=(*scene.things[:index], *thing, *scene.things[index + 1 :]))
-        return scene
-
-
-def enhance_prompts(
-    prompts: Iterable[str], rewriter: Rewriter, count: int, seed: int
-) -> Iterator[tuple[str, list[dict[str, str]], int]]:
-    """For each prompt, up to `count` captions that differ from it and from each other (case and spaces aside), each
-    {'text', 'operation'}, and how many repeats the memory refused."""
-    for number, prompt in enumerate(prompts):
-        rng = np.random.default_rng([seed, 13, number])
-        memory, found, refused = [prompt], [], 0
-        while len(found) < count:
-            for _ in range(ATTEMPTS):
-                operation = str(rng.choice(OPERATIONS))
-                text = rewriter.rewrite(prompt, operation, memory, rng)
-                if text is None:
-                    continue
-                if canonical(text) not in map(canonical, memory):
-                    break
-                refused += 1
-            else:
-                break
-            memory.append(text)
-            found.append({"text": text, "operation": operation})
-        yield prompt, found, refused
+    prompt: str
+    captions: list[dict[str, str]] = dataclasses.field(default_factory=list)
+    similar: list[float] = dataclasses.field(default_factory=list)
+    refused: int = 0
+    failure: Failure | None = None
 
 
 def canonical(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+def similarity(a: str, b: str) -> float:
+    """1 for equal texts, case and spaces aside: 1 - insertions and deletions between them / length of both."""
+    return fuzz.ratio(canonical(a), canonical(b)) / 100
+
+
+async def enhance_prompt(prompt: str, rewriter: Rewriter, count: int, seed: int, limit: float) -> Enhanced:
+    """Up to `count` captions, each less similar than `limit` to the prompt and to the others. The draws depend on the seed
+    and the prompt alone, whatever else is in the file."""
+    digest = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
+    rng = np.random.default_rng([seed, 13, digest])
+    out = Enhanced(prompt)
+    memory = [prompt]
+    while len(out.captions) < count:
+        for _ in range(ATTEMPTS):
+            operation = str(rng.choice(OPERATIONS))
+            try:
+                text = await rewriter.rewrite(prompt, operation, memory, rng)
+            except Failure as failure:
+                if failure.reason == "rejected":  # the model answers, but not usably: another operation may do
+                    continue
+                out.failure = failure
+                return out
+            if text is None:
+                continue
+            nearest = max(similarity(text, known) for known in memory)
+            if nearest < limit:
+                break
+            out.refused += 1
+        else:
+            break
+        memory.append(text)
+        out.captions.append({"text": text, "operation": operation})
+        out.similar.append(nearest)
+    return out
+
+
+async def enhance_prompts(
+    prompts: Iterable[str], rewriter: Rewriter, count: int, seed: int, *, limit: float = 1.0, in_flight: int = 1
+) -> AsyncIterator[Enhanced]:
+    """Each prompt's captions as they are finished, `in_flight` prompts at a time."""
+    waiting: collections.deque[str] = collections.deque(prompts)
+    running: set[asyncio.Task] = set()
+    try:
+        while waiting or running:
+            while waiting and len(running) < in_flight:
+                running.add(asyncio.create_task(enhance_prompt(waiting.popleft(), rewriter, count, seed, limit)))
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield task.result()
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def read_captions(path: str | Path) -> dict[str, list[str]]:
+    """Prompt -> captions, from a file that the enhance command wrote. UserError when it is missing or damaged."""
+    if not path or not Path(path).exists():
+        raise UserError(
+            f"config.views.file {str(path)!r} does not exist; write it with python -m mvgrpo_jax.enhance "
+            "--prompts FILE --out FILE"
+        )
+    table = {}
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+        if not line:
+            continue
+        try:
+            item = json.loads(line)
+            texts = [c["text"] for c in item["captions"]]
+            if not isinstance(item["prompt"], str) or not all(isinstance(t, str) for t in texts):
+                raise TypeError
+            table[item["prompt"]] = texts
+        except (json.JSONDecodeError, KeyError, TypeError):
+            raise UserError(
+                f'{path}, line {number}: expected {{"prompt": ..., "captions": [{{"text": ...}}]}}, found {line[:80]!r}'
+            ) from None
+    return table
+
+
 class FileEnhancer:
     """Captions from a file written before training: K of a prompt's, drawn anew at each iteration."""
+
+    eager = False
 
     def __init__(self, table: dict[str, list[str]], count: int, seed: int):
         self.table, self.count, self.seed = table, count, seed
@@ -128,20 +132,7 @@ class FileEnhancer:
     @classmethod
     def load(cls, path: str, count: int, seed: int, prompts: list[str]) -> FileEnhancer:
         """UserError when the file is missing or damaged, or lacks a prompt of `prompts`."""
-        if not path or not Path(path).exists():
-            raise UserError(
-                f"config.views.file {path!r} does not exist; write it with python -m mvgrpo_jax.enhance "
-                "--prompts FILE --out FILE"
-            )
-        table = {}
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                item = json.loads(line)
-                table[item["prompt"]] = [c["text"] for c in item["captions"]]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                raise UserError(
-                    f'{path}, line {number}: expected {{"prompt": ..., "captions": [{{"text": ...}}]}}, found {line[:80]!r}'
-                ) from None
+        table = read_captions(path)
         missing = [p for p in prompts if not table.get(p)]
         if missing:
             raise UserError(
@@ -153,12 +144,35 @@ class FileEnhancer:
     def known(self) -> list[str]:
         return [text for texts in self.table.values() for text in texts]
 
-    def enhance(self, iteration: int, prompts: list[str], images: np.ndarray) -> Captions:
-        out: Captions = [[] for _ in range(self.count)]
-        for p, prompt in enumerate(prompts):
-            rng = np.random.default_rng([self.seed, 17, iteration, p])
-            known = self.table[prompt]
-            picks = [known[i] for i in rng.permutation(len(known))[: self.count]]
-            for k in range(self.count):  # with fewer captions than K the rest of the views is masked
-                out[k].append([picks[k] if k < len(picks) else None] * images.shape[1])
+    def begin(self, iteration: int, prompts: list[str], branches: int) -> FileSession:
+        return FileSession(self, iteration, prompts, branches)
+
+    def log(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+@dataclasses.dataclass
+class FileSession:
+    """Needs no pictures."""
+
+    enhancer: FileEnhancer
+    iteration: int
+    prompts: list[str]
+    branches: int
+
+    def add(self, branch: int, images: np.ndarray) -> None:
+        pass
+
+    def collect(self) -> Captions:
+        own = self.enhancer
+        out: Captions = [[] for _ in range(own.count)]
+        for p, prompt in enumerate(self.prompts):
+            rng = np.random.default_rng([own.seed, 17, self.iteration, p])
+            known = own.table[prompt]
+            picks = [known[i] for i in rng.permutation(len(known))[: own.count]]
+            for k in range(own.count):  # with fewer captions than K the rest of the views is masked
+                out[k].append([picks[k] if k < len(picks) else None] * self.branches)
         return out

@@ -1,5 +1,6 @@
-"""Both enhancers of the embedded world: true captions, reproducible draws, memory, files."""
+"""Enhancers on the embedded world: true captions, reproducible draws, memory, files."""
 
+import asyncio
 import json
 
 import ml_collections
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax import enhance, enhancers
-from mvgrpo_jax.enhancers import FileEnhancer, PerspectiveEnhancer, WorldRewriter, enhance_prompts
-from mvgrpo_jax.enhancers.offline import canonical
+from mvgrpo_jax.enhancers import FileEnhancer, OnlineEnhancer, embedded, perspectives
+from mvgrpo_jax.enhancers.offline import canonical, enhance_prompts
+from mvgrpo_jax.enhancers.rewriters import WorldRewriter
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.world import captions, render, scene, truth
 
@@ -17,8 +19,17 @@ IMAGES = np.stack([[render.draw(s) for s in row] for row in SCENES])[:, None]  #
 PROMPTS = ["a red circle and a blue square", "a small green cross top on a white background"]
 
 
+def captioned(count: int, iteration: int = 0, only: tuple[str, ...] = (), images=IMAGES):
+    chosen = perspectives.load("", only, embedded.PERSPECTIVES)
+    own = OnlineEnhancer(embedded.EmbeddedCaptioner(), count, 0, chosen)
+    try:
+        return enhancers.enhance(own, iteration, PROMPTS, images)
+    finally:
+        own.close()
+
+
 def test_caption_k_describes_sample_k():
-    out = PerspectiveEnhancer(4, seed=0).enhance(0, PROMPTS, IMAGES)
+    out = captioned(4)
     assert len(out) == 4 and len(out[0]) == 2 and len(out[0][0]) == 1
     for k in range(4):
         for p in range(2):
@@ -26,48 +37,68 @@ def test_caption_k_describes_sample_k():
 
 
 def test_draws_depend_on_seed_and_iteration_alone():
-    a = PerspectiveEnhancer(4, seed=0)
-    assert a.enhance(3, PROMPTS, IMAGES) == PerspectiveEnhancer(4, seed=0).enhance(3, PROMPTS, IMAGES)
-    assert a.enhance(3, PROMPTS, IMAGES) != a.enhance(4, PROMPTS, IMAGES)
+    assert captioned(4, 3) == captioned(4, 3)
+    assert captioned(4, 3) != captioned(4, 4)
+    # A branch's captions do not depend on what other branches there are, nor on the order in which they come.
+    both = captioned(4, 3, images=np.concatenate([IMAGES, IMAGES[:, :, ::-1]], 1))
+    assert [[row[0] for row in view] for view in both] == [[row[0] for row in view] for view in captioned(4, 3)]
+
+
+def test_fewer_and_more_captions_than_samples():
+    own = OnlineEnhancer(embedded.EmbeddedCaptioner(), 3, 0, embedded.PERSPECTIVES)
+    drawn = [[sample for sample, _, _ in own.draw(i, 0, 0, 10)] for i in range(20)]
+    assert all(len(set(d)) == 3 and d == sorted(d) for d in drawn) and len(set(map(tuple, drawn))) > 10
+    own.count = 7
+    assert [sample for sample, _, _ in own.draw(0, 0, 0, 3)] == [0, 1, 2, 0, 1, 2, 0]
+    assert len({seed for i in range(50) for _, _, seed in own.draw(i, 0, 0, 3)}) == 350
+    own.close()
 
 
 def test_perspectives_can_be_chosen():
-    out = PerspectiveEnhancer(6, 0, ("count",)).enhance(0, PROMPTS, IMAGES)
+    out = captioned(6, only=("count",))
     assert len(out) == 6 and all("shape" in t for view in out for row in view for t in row)
-    with pytest.raises(UserError, match="names mood; there are"):
-        PerspectiveEnhancer(4, 0, ("mood",))
+    with pytest.raises(UserError, match="names 'mood'; there are"):
+        captioned(4, only=("mood",))
 
 
 def test_operations_keep_their_word():
-    rng, rewriter = np.random.default_rng(0), WorldRewriter()
+    rng = np.random.default_rng(0)
+    rewrite = lambda *arguments: asyncio.run(WorldRewriter().rewrite(*arguments))
     for prompt in (PROMPTS[0], "a small green cross on a white background"):
         meaning = captions.read(prompt)
         for _ in range(40):
-            more = rewriter.rewrite(prompt, "addition", [], rng)
+            more = rewrite(prompt, "addition", [], rng)
             assert captions.read(more).stated() > meaning.stated()
-            less = rewriter.rewrite(prompt, "deletion", [], rng)
+            less = rewrite(prompt, "deletion", [], rng)
             assert 0 < captions.read(less).stated() < meaning.stated()
-            other = captions.read(rewriter.rewrite(prompt, "rewriting", [], rng))
+            other = captions.read(rewrite(prompt, "rewriting", [], rng))
             assert set(other.things) == set(meaning.things) and other.background == meaning.background
-    assert rewriter.rewrite(PROMPTS[1], "addition", [], rng) is None  # it leaves nothing open
-    assert rewriter.rewrite("a circle", "deletion", [], rng) is None
-    assert rewriter.rewrite("no words of this world", "addition", [], rng) is None
+    assert rewrite(PROMPTS[1], "addition", [], rng) is None  # it leaves nothing open
+    assert rewrite("a circle", "deletion", [], rng) is None
+    assert rewrite("no words of this world", "addition", [], rng) is None
+
+
+def all_of(stream) -> list:
+    async def fetch():
+        return [item async for item in stream]
+
+    return asyncio.run(fetch())
 
 
 def test_memory_prevents_repeats():
     refusals = 0
-    for prompt, found, refused in enhance_prompts([*PROMPTS, "a circle"], WorldRewriter(), 12, seed=0):
-        refusals += refused
-        texts = [canonical(c["text"]) for c in found]
-        assert len(set(texts)) == len(texts) and canonical(prompt) not in texts
+    for item in all_of(enhance_prompts([*PROMPTS, "a circle"], WorldRewriter(), 12, seed=0)):
+        refusals += item.refused
+        texts = [canonical(c["text"]) for c in item.captions]
+        assert len(set(texts)) == len(texts) and canonical(item.prompt) not in texts
         assert len(texts) == 12
-        assert {c["operation"] for c in found} <= {"addition", "deletion", "rewriting"}
+        assert {c["operation"] for c in item.captions} <= {"addition", "deletion", "rewriting"}
     assert refusals > 0
 
 
 def test_the_command_writes_continues_and_refuses(tmp_path, capsys):
     prompts, out, whole = tmp_path / "p.txt", tmp_path / "c.jsonl", tmp_path / "whole.jsonl"
-    prompts.write_text("\n".join(PROMPTS * 3 + ["a pink square"]) + "\n\n")
+    prompts.write_text("\n".join([*PROMPTS, PROMPTS[0], "a pink square"]) + "\n\n")
     enhance.main(["--prompts", str(prompts), "--out", str(whole), "--k", "5"])
     text = whole.read_text()
     out.write_text(text[: len(text) // 2])  # killed in the middle of a line
@@ -88,7 +119,7 @@ def test_file_enhancer(tmp_path):
         for p, n in zip(PROMPTS, (5, 2))
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = FileEnhancer.load(str(path), 3, 0, PROMPTS).enhance(0, PROMPTS, IMAGES)
+    out = enhancers.enhance(FileEnhancer.load(str(path), 3, 0, PROMPTS), 0, PROMPTS, IMAGES)
     assert len({out[k][0][0] for k in range(3)}) == 3
     assert out[2][1] == [None] and {out[0][1][0], out[1][1][0]} == {f"{PROMPTS[1]} 0", f"{PROMPTS[1]} 1"}
     with pytest.raises(UserError, match="no captions for 1 of 1"):

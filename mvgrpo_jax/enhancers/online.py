@@ -1,0 +1,194 @@
+"""The online enhancer: every generated sample is described from a perspective drawn at random (MV-GRPO, section 0).
+
+What is here is the same for every captioner: which sample is described from which perspective, deadlines, cleaning, and what
+happens to captions that are missing. Captioners differ in who looks at the picture: embedded.py, vlm.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from mvgrpo_jax.enhancers.perspectives import Perspective
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.rewards.base import Captions
+from mvgrpo_jax.services import Failure, Rejected, Worker
+from mvgrpo_jax.sharding import exchange
+
+MISSING = ("mask", "offline", "stop")
+
+
+class Outage(UserError):
+    """No captions, and the config says that the run is not to go on without. What was trained so far is sound."""
+
+
+class Captioner(Protocol):
+    """caption(image float32 [H, W, 3] in [0, 1], perspective, seed, deadline of time.monotonic()) -> a clean caption.
+
+    Raises services.Failure. remote: whether another machine does the work, so that waiting can be hidden.
+    take_log() -> metrics since the last call.
+    """
+
+    remote: bool
+
+    async def caption(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str: ...
+
+    def take_log(self) -> dict[str, float]: ...
+
+    async def close(self) -> None: ...
+
+
+class OnlineEnhancer:
+    """K captions for each prompt and branch; with K = G, caption k describes sample k.
+
+    K < G describes K samples drawn at random, K > G goes round the group again with new perspectives. batch_s: the captions
+    of a branch are waited for so long after its pictures came. missing: what happens to a caption that did not come:
+    'mask' (its view is left out of this update), 'offline' (a caption of that prompt from `spare` that the group does not
+    have yet), 'stop'. patience: so many iterations in a row without any caption end the run; 0: never.
+    fit(text) -> the text cut to what the encoders read.
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        count: int,
+        seed: int,
+        perspectives: tuple[Perspective, ...],
+        *,
+        batch_s: float = 180.0,
+        missing: str = "mask",
+        spare: Callable[[str], list[str]] | None = None,
+        patience: int = 3,
+        fit: Callable[[str], str] = lambda text: text,
+    ):
+        if missing not in MISSING:
+            raise UserError(f"config.views.missing must be one of {', '.join(MISSING)}, got {missing!r}")
+        if missing == "offline" and spare is None:
+            raise UserError("config.views.missing='offline' needs config.views.file, the captions to fall back on")
+        self.captioner, self.count, self.seed, self.perspectives = captioner, count, seed, perspectives
+        self.batch_s, self.missing, self.spare, self.patience, self.fit = batch_s, missing, spare, patience, fit
+        self.barren = 0
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.worker = Worker("enhancer")
+
+    @property
+    def eager(self) -> bool:
+        return self.captioner.remote
+
+    def known(self) -> None:
+        return None
+
+    def begin(self, iteration: int, prompts: list[str], branches: int) -> OnlineSession:
+        return OnlineSession(self, iteration, prompts, branches)
+
+    def draw(self, iteration: int, p: int, branch: int, group: int) -> list[tuple[int, Perspective, int]]:
+        """(sample, perspective, seed of the request) of each of the K captions: from the seed and the place alone."""
+        order = np.random.default_rng([self.seed, 11, iteration, p, branch])
+        samples = np.arange(self.count) % group if self.count >= group else np.sort(order.permutation(group)[: self.count])
+        out = []
+        for k, sample in enumerate(samples):
+            rng = np.random.default_rng([self.seed, 12, iteration, p, branch, k])
+            perspective = self.perspectives[rng.integers(len(self.perspectives))]
+            out.append((int(sample), perspective, int(rng.integers(2**31))))
+        return out
+
+    def log(self) -> dict[str, float]:
+        counts, self.counts = self.counts, collections.Counter()
+        out = {f"enhancer/{name}": float(counts[name]) for name in ("asked", "missing", "cut", "replaced", "waited_s")}
+        out["enhancer/wait_s"] = out.pop("enhancer/waited_s")
+        return out | {f"enhancer/{name}": value for name, value in self.captioner.take_log().items()}
+
+    def close(self) -> None:
+        try:
+            self.worker.submit(self.captioner.close()).result(timeout=5)
+        finally:
+            self.worker.close()
+
+
+class OnlineSession:
+    """Requests of one rollout. In a run of several processes each asks for its share of the prompts, and all get all."""
+
+    def __init__(self, enhancer: OnlineEnhancer, iteration: int, prompts: list[str], branches: int):
+        self.enhancer, self.iteration, self.prompts, self.branches = enhancer, iteration, prompts, branches
+        self.futures: dict[tuple[int, int, int], Future] = {}
+        self.mine = range(jax.process_index(), len(prompts), jax.process_count())
+
+    def add(self, branch: int, images: np.ndarray) -> None:
+        deadline = time.monotonic() + self.enhancer.batch_s
+        for p in self.mine:
+            for k, (sample, perspective, seed) in enumerate(self.enhancer.draw(self.iteration, p, branch, images.shape[1])):
+                work = self._one(images[p, sample], perspective, seed, deadline)
+                self.futures[k, p, branch] = self.enhancer.worker.submit(work)
+
+    async def _one(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await self.enhancer.captioner.caption(image, perspective, seed, deadline)
+
+    def collect(self) -> Captions:
+        own, began = self.enhancer, time.perf_counter()
+        found: list[tuple[int, int, int, str]] = []
+        reasons: collections.Counter[str] = collections.Counter()
+        detail = ""
+        for (k, p, r), future in self.futures.items():
+            try:
+                text = future.result(timeout=own.batch_s + 5)
+                fitted = own.fit(text)
+                own.counts["cut"] += fitted != text
+                found.append((k, p, r, fitted))
+            except (Failure, Rejected) as error:
+                reasons[getattr(error, "reason", "rejected")] += 1
+                detail = str(error)
+            except TimeoutError:
+                reasons["deadline"] += 1
+        own.counts["asked"] += len(self.futures)
+        own.counts["missing"] += sum(reasons.values())
+        own.counts["waited_s"] += time.perf_counter() - began
+        shared = [json.loads(part) for part in exchange(json.dumps([found, reasons, detail]))]
+        captions: Captions = [[[None] * self.branches for _ in self.prompts] for _ in range(own.count)]
+        for k, p, r, text in (item for part in shared for item in part[0]):
+            captions[k][p][r] = text
+        reasons = sum((collections.Counter(part[1]) for part in shared), collections.Counter())
+        if reasons:
+            self._missing(captions, reasons, next((part[2] for part in shared if part[2]), ""))
+        own.barren = own.barren + 1 if self.prompts and not any(part[0] for part in shared) else 0
+        return captions
+
+    def _missing(self, captions: Captions, reasons: collections.Counter, detail: str) -> None:
+        own = self.enhancer
+        total = own.count * len(self.prompts) * self.branches
+        why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+        message = f"iteration {self.iteration}: {sum(reasons.values())} of {total} captions did not come ({why})"
+        message += f"; such as: {detail}" if detail else ""
+        if own.missing == "stop":
+            raise Outage(f"{message}. config.views.missing='stop' ends the run here")
+        barren = own.barren + 1
+        if sum(reasons.values()) == total and own.patience and barren >= own.patience:
+            raise Outage(f"{message}, and none came in {barren} iterations. Look at the service, then run again to go on")
+        if own.missing == "offline":
+            self._replace(captions)
+        warnings.warn(
+            f"{message}; {'replaced by offline ones' if own.missing == 'offline' else 'their views are masked'}", stacklevel=2
+        )
+
+    def _replace(self, captions: Captions) -> None:
+        """Fills gaps with captions of the same prompt that the group does not have; what is not there stays masked."""
+        own = self.enhancer
+        for p, prompt in enumerate(self.prompts):
+            for r in range(self.branches):
+                there = {view[p][r] for view in captions} | {prompt}
+                rng = np.random.default_rng([own.seed, 14, self.iteration, p, r])
+                left = [t for t in own.spare(prompt) if t not in there]
+                left = [left[i] for i in rng.permutation(len(left))]
+                for view in captions:
+                    if view[p][r] is None and left:
+                        view[p][r] = own.fit(left.pop())
+                        own.counts["replaced"] += 1

@@ -1,0 +1,162 @@
+"""Who rewrites prompts for the offline enhancer: the embedded world's grammar, or a language model behind a server."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Protocol
+
+import numpy as np
+
+from mvgrpo_jax.enhancers.cleaning import clean
+from mvgrpo_jax.services import Rejected, Service
+from mvgrpo_jax.world import captions as words
+from mvgrpo_jax.world.scene import BACKGROUNDS, COLORS, PLACES, SIZES, Scene, Thing
+
+OPERATIONS = ("addition", "deletion", "rewriting")
+REMEMBERED = 24  # newest captions that a request repeats, so that it stays within the model's length
+
+
+class Rewriter(Protocol):
+    """rewrite(prompt, operation, memory, rng) -> a new caption, or None where the operation cannot be applied.
+
+    memory: the prompt and what was already written for it. Raises services.Failure when a service does not answer.
+    """
+
+    async def rewrite(self, prompt: str, operation: str, memory: list[str], rng: np.random.Generator) -> str | None: ...
+
+
+class WorldRewriter:
+    """The three operations on the embedded world's grammar."""
+
+    async def rewrite(self, prompt: str, operation: str, memory: list[str], rng: np.random.Generator) -> str | None:
+        scene = words.read(prompt)
+        if not scene.stated():
+            return None
+        if operation == "addition":
+            changed = self._add(scene, rng)
+        elif operation == "deletion":
+            changed = self._delete(scene, rng)
+        else:
+            order = rng.permutation(len(scene.things))
+            changed = dataclasses.replace(scene, things=tuple(scene.things[i] for i in order))
+            return words.reword(words.write(changed), rng, 0.7)
+        return None if changed is None else words.write(changed)
+
+    def _add(self, scene: Scene, rng) -> Scene | None:
+        """States one or two attributes that the prompt leaves open, consistently with what it says."""
+        before = scene
+        for _ in range(int(rng.integers(1, 3))):
+            open_slots = [
+                (i, k) for i, t in enumerate(scene.things) for k in ("color", "size", "place") if getattr(t, k) is None
+            ]
+            open_slots += [(None, "background")] * (scene.background is None)
+            if not open_slots:
+                break
+            index, name = open_slots[rng.integers(len(open_slots))]
+            used_colors = {t.color for t in scene.things} | {scene.background}
+            if index is None:
+                value = str(rng.choice([b for b in BACKGROUNDS if b not in used_colors]))
+                scene = dataclasses.replace(scene, background=value)
+                continue
+            taken = {t.place for t in scene.things}
+            choices = {
+                "color": [c for c in COLORS if c not in used_colors],
+                "size": list(SIZES),
+                "place": [p for p in PLACES if p not in taken],
+            }[name]
+            thing = dataclasses.replace(scene.things[index], **{name: str(rng.choice(choices))})
+            scene = dataclasses.replace(scene, things=(*scene.things[:index], thing, *scene.things[index + 1 :]))
+        return None if scene == before else scene
+
+    def _delete(self, scene: Scene, rng) -> Scene | None:
+        """Drops one or two attributes, keeping at least one."""
+        for _ in range(int(rng.integers(1, 3))):
+            if scene.stated() <= 1:
+                return None
+            slots = [(i, k) for i, t in enumerate(scene.things) for k in t.stated()]
+            slots += [(None, "background")] * (scene.background is not None)
+            slots += [(None, "count")] * (scene.count is not None)
+            index, name = slots[rng.integers(len(slots))]
+            if index is None:
+                scene = dataclasses.replace(scene, **{name: None})
+                continue
+            left = {k: v for k, v in scene.things[index].stated().items() if k != name}
+            thing = (Thing(**left),) if left else ()
+            scene = dataclasses.replace(scene, things=(*scene.things[:index], *thing, *scene.things[index + 1 :]))
+        return scene
+
+
+SYSTEM = (
+    "You edit prompts for a text-to-image generator. You answer with the new prompt alone: one line of plain English, without "
+    "remarks, quotes, lists or explanations."
+)
+INSTRUCTIONS = {
+    "addition": (
+        "Write the prompt again with one or two details more, of a kind that it leaves open: light, colours, surroundings, "
+        "materials, mood, style or point of view. Keep everything that it says."
+    ),
+    "deletion": "Write the prompt again without one or two of its details. Keep its main subject and add nothing.",
+    "rewriting": (
+        "Say the prompt in other words: other verbs and adjectives, another order. Keep its meaning, add nothing, drop nothing."
+    ),
+}
+
+
+class LlmRewriter:
+    """Asks a language model, and takes only what does what was asked for."""
+
+    def __init__(self, service: Service, language: str = "en"):
+        self.service, self.language = service, language
+
+    def messages(self, prompt: str, operation: str, memory: list[str]) -> list[dict[str, str]]:
+        text = f"{INSTRUCTIONS[operation]}\n\nPrompt: {prompt}"
+        if len(memory) > 1:
+            text += "\n\nThese exist already; yours must differ from each:\n" + "\n".join(
+                f"- {m}" for m in memory[1:][-REMEMBERED:]
+            )
+        return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+
+    async def rewrite(self, prompt: str, operation: str, memory: list[str], rng: np.random.Generator) -> str | None:
+        if operation == "deletion" and len(content(prompt)) < 2:
+            return None
+
+        def accept(answer: str, finish: str) -> str:
+            text = clean(answer, finish, self.language)
+            if fault := unfaithful(prompt, text, operation):
+                raise Rejected(fault)
+            return text
+
+        return await self.service.ask(self.messages(prompt, operation, memory), accept, seed=int(rng.integers(2**31)))
+
+
+_STOP = frozenset(
+    "a an the of in on at by to with and or is are was were be it its this that from as for over under near into his".split()
+)
+
+
+def content(text: str) -> list[str]:
+    """The words of a text that carry its meaning, in lower case."""
+    return [w for w in re.findall(r"[^\W_]+", text.lower()) if w not in _STOP]
+
+
+def unfaithful(prompt: str, text: str, operation: str) -> str:
+    """Why a caption does not do what was asked for; empty when nothing speaks against it.
+
+    Words count as kept when a word of the other text is equal or shares its first four letters. An addition is longer and
+    keeps half of the prompt's words, a deletion is shorter and takes four fifths of its words from the prompt, a
+    rewriting keeps three tenths and stays between half and double the length. Our values: crude, and better than nothing.
+    """
+    old, new = content(prompt), content(text)
+    if not new:
+        return "empty"
+    known = lambda word, others: any(word == o or (len(word) > 3 and word[:4] == o[:4]) for o in others)
+    kept = sum(known(w, new) for w in old) / max(1, len(old))
+    taken = sum(known(w, old) for w in new) / len(new)
+    if operation == "addition":
+        return "length" if len(new) <= len(old) else "meaning" if kept < 0.5 else ""
+    if operation == "deletion":
+        return "length" if len(new) >= len(old) else "meaning" if taken < 0.8 else ""
+    if not 0.5 * len(old) <= len(new) <= 2 * len(old) + 2:
+        return "length"
+    return "meaning" if kept < 0.3 else ""

@@ -1,0 +1,81 @@
+"""The captioner behind a vision-language model's server, as `vllm serve Qwen/Qwen3-VL-8B-Instruct`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mvgrpo_jax import pictures
+from mvgrpo_jax.enhancers.cleaning import clean
+from mvgrpo_jax.enhancers.perspectives import FORMAT, Perspective
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.services import Service
+
+FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoding:
+    """How pictures travel. size: pixels of the longer side at most; 0: as they are."""
+
+    format: str = "jpeg"
+    quality: int = 90
+    size: int = 512
+
+    def __post_init__(self):
+        if self.format not in FORMATS:
+            raise UserError(f"config.views.image.format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if not 1 <= self.quality <= 100 or self.size < 0:
+            raise UserError(f"config.views.image: quality is 1 to 100 and size not negative, got {self.quality}, {self.size}")
+
+    def data_url(self, image: np.ndarray) -> str:
+        """float32 [H, W, 3] in [0, 1] -> data:image/...;base64,..."""
+        picture = Image.fromarray(pictures.to_uint8(image))
+        scale = self.size / max(picture.size) if self.size else 1.0
+        if scale < 1.0:
+            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        options = {} if self.format == "png" else {"quality": self.quality}
+        picture.save(buffer, FORMATS[self.format], **options)
+        return f"data:image/{self.format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+class VlmCaptioner:
+    """Sends a picture and an instruction, gets a caption."""
+
+    remote = True
+
+    def __init__(self, service: Service, encoding: Encoding, language: str = "en"):
+        self.service, self.encoding, self.language = service, encoding, language
+
+    def messages(self, image: np.ndarray, perspective: Perspective) -> list[dict[str, Any]]:
+        # The instruction comes first and is the same for many requests, so that a server's prefix cache can hold it.
+        parts = [
+            {"type": "text", "text": f"{FORMAT} {perspective.instruction}"},
+            {"type": "image_url", "image_url": {"url": self.encoding.data_url(image)}},
+        ]
+        return [{"role": "user", "content": parts}]
+
+    async def caption(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str:
+        accept = lambda text, finish: clean(text, finish, self.language)
+        messages = await asyncio.to_thread(self.messages, image, perspective)
+        return await self.service.ask(messages, accept, seed=seed, deadline=deadline)
+
+    def take_log(self) -> dict[str, float]:
+        counts, seconds = self.service.take_counts()
+        out = {name: float(counts[name]) for name in ("retries", "hedges")}
+        out["rejected"] = float(sum(n for reason, n in counts.items() if reason.startswith("rejected:")))
+        out["errors"] = float(sum(n for reason, n in counts.items() if reason.startswith("error:")))
+        if seconds:
+            out["latency_p50_s"], out["latency_p95_s"] = (float(x) for x in np.percentile(seconds, (50, 95)))
+        return out
+
+    async def close(self) -> None:
+        await self.service.close()

@@ -1,0 +1,269 @@
+"""One request to a service: attempts within deadlines, pauses between them, hedges for stragglers, and a reason at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import email.utils
+import json
+import random
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import openai
+
+from mvgrpo_jax.services.endpoints import Endpoint, NoEndpoint, Pool, TooLarge
+from mvgrpo_jax.services.secrets import Secret
+from mvgrpo_jax.services.settings import Settings
+
+LONGEST_PAUSE = 30.0  # between attempts, without a Retry-After
+
+
+class Failure(Exception):
+    """A request got no usable answer. `reason` is one of a few words, for counting; the message has details."""
+
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+class Rejected(Exception):
+    """Raised by `accept`: the answer is of no use, ask again."""
+
+
+class _Again(Exception):
+    """An attempt failed in a way that may pass."""
+
+    def __init__(self, reason: str, message: str, pause: float = 0.0):
+        super().__init__(message)
+        self.reason, self.pause = reason, pause
+
+
+class _Refused(Exception):
+    """The endpoint will not do, ever; another one may."""
+
+
+class Service:
+    """A model behind one or more endpoints. To be used from one asyncio loop.
+
+    counts: requests, attempts, retries, hedges, and answers and failures by reason, since the last `take_counts`.
+    """
+
+    def __init__(self, settings: Settings, secret: Secret | None = None):
+        self.settings, self.secret = settings, secret
+        self.pool: Pool | None = None  # made in the loop that uses it
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.seconds: list[float] = []
+
+    async def ask(
+        self,
+        messages: list[dict[str, Any]],
+        accept: Callable[[str, str], Any],
+        *,
+        seed: int = 0,
+        deadline: float | None = None,
+    ) -> Any:
+        """What `accept(text, finish_reason)` makes of the answer.
+
+        An answer that `accept` rejects is asked for again with another seed. The settings' request_s counts from when one of
+        the places in flight is free; deadline, of time.monotonic(), holds for the wait too. Raises Failure.
+        """
+        if self.pool is None:
+            self.pool = Pool(self.settings, self.secret)
+            self.places = asyncio.Semaphore(self.settings.concurrency * len(self.settings.endpoints))
+        self.counts["requests"] += 1
+        queued = began = time.monotonic()
+        limit = self.settings.request_s
+        last: list[_Again] = []  # the newest reason, kept for the case that time runs out
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - queued)), self.places:
+                began = time.monotonic()  # what waits for a place waits for the batch's deadline alone
+                async with asyncio.timeout(limit):
+                    answer = await self._attempts(messages, accept, seed, last)
+        except TimeoutError:
+            detail = f"; before that: {last[-1]}" if last else ""
+            raise self._failed("deadline", f"no answer within {time.monotonic() - queued:.1f} s{detail}") from None
+        except (_Again, Rejected) as error:
+            reason = getattr(error, "reason", "rejected")
+            raise self._failed(reason, f"{error} (the last of {self.settings.retries + 1} attempts)") from None
+        except NoEndpoint as error:
+            raise self._failed("refused", str(error)) from None
+        except Failure as error:
+            raise self._failed(error.reason, str(error)) from None
+        self.seconds.append(time.monotonic() - began)
+        self.counts["answers"] += 1
+        return answer
+
+    def _failed(self, reason: str, message: str) -> Failure:
+        self.counts[f"failed:{reason}"] += 1
+        return Failure(reason, message)
+
+    async def _attempts(self, messages, accept, seed: int, last: list[_Again]) -> Any:
+        for attempt in range(self.settings.retries + 1):
+            if attempt:
+                self.counts["retries"] += 1
+            final = attempt == self.settings.retries
+            try:
+                return accept(*await self._hedged(messages, (seed + attempt) % 2**31))
+            except Rejected as error:
+                self.counts[f"rejected:{error}"] += 1
+                last.append(_Again("rejected", f"the answer was rejected ({error})"))
+                if final:
+                    raise
+            except _Again as error:
+                self.counts[f"error:{error.reason}"] += 1
+                last.append(error)
+                if final:
+                    raise
+                await asyncio.sleep(self._pause(attempt, error))
+            except _Refused:
+                pass  # the pool knows, and another endpoint is asked, or NoEndpoint ends it
+        raise NoEndpoint("; ".join(e.refused for e in self.pool.endpoints if e.refused))
+
+    def _pause(self, attempt: int, error: _Again) -> float:
+        if len(self.pool.usable()) > 1 and not error.pause:
+            attempt = 0  # another endpoint is there to be asked
+        full = min(self.settings.backoff_s * 2**attempt, LONGEST_PAUSE)
+        return max(full * random.uniform(0.5, 1.0), error.pause)
+
+    async def _hedged(self, messages, seed: int) -> tuple[str, str]:
+        """One attempt, doubled when it takes far longer than most and a place is free: the first answer wins."""
+        used: list[Endpoint] = []
+        first = asyncio.create_task(self._attempt(messages, seed, used))
+        tasks = {first}
+        try:
+            usual = self.pool.percentile(0.95) if self.settings.hedge else None
+            delay = None if usual is None else max(0.05, self.settings.hedge * usual)
+            while delay is not None and not (await asyncio.wait(tasks, timeout=delay))[0]:
+                if used and self.pool.idle(used[0]):  # while others wait for a place, a second attempt would only add to it
+                    self.counts["hedges"] += 1
+                    tasks.add(asyncio.create_task(self._attempt(messages, seed, [], avoid=used[0])))
+                    break
+                delay = 0.1
+            pending, error = set(tasks), None
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None:
+                        if task is not first:
+                            self.counts["hedges_won"] += 1
+                        return task.result()
+                    error = task.exception()
+            raise error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _attempt(self, messages, seed: int, used: list[Endpoint], avoid: Endpoint | None = None) -> tuple[str, str]:
+        s = self.settings
+        async with self.pool.slot(avoid) as endpoint:
+            used.append(endpoint)
+            self.counts["attempts"] += 1
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(s.attempt_s):
+                    answer = await endpoint.client.chat.completions.create(
+                        model=s.model,
+                        messages=messages,
+                        max_tokens=s.max_tokens,
+                        temperature=s.temperature,
+                        seed=seed,
+                        extra_body=s.fields() or None,
+                    )
+                text, finish = _content(answer)
+            except (TimeoutError, openai.APITimeoutError):
+                self.pool.struck(endpoint)
+                raise _Again("timeout", f"{endpoint.url}: no answer within {s.attempt_s:g} s") from None
+            except openai.RateLimitError as error:
+                seconds = _retry_after(error)
+                self.pool.pause(endpoint, seconds)
+                raise _Again("busy", f"{endpoint.url}: too many requests", seconds) from None
+            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+                endpoint.refused = f"{endpoint.url} refused with status {error.status_code}: {_brief(error)}"
+                raise _Refused(endpoint.refused) from None
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                raise Failure("bad request", f"{endpoint.url}: {_brief(error)}") from None
+            except openai.APIConnectionError as error:
+                if certificate := _cause(error, ssl.SSLCertVerificationError):
+                    endpoint.refused = f"{endpoint.url}: its certificate is not trusted ({certificate.verify_message})"
+                    raise _Refused(endpoint.refused) from None
+                self.pool.struck(endpoint)
+                reason = "too large" if _cause(error, TooLarge) else "connection"
+                raise _Again(reason, f"{endpoint.url}: {_brief(_cause(error, Exception) or error)}") from None
+            except openai.APIStatusError as error:
+                self.pool.struck(endpoint)
+                raise _Again("server error", f"{endpoint.url}: status {error.status_code}", _retry_after(error)) from None
+            except _Malformed as error:
+                self.pool.struck(endpoint)
+                raise _Again("malformed", f"{endpoint.url}: {error}") from None
+            except (openai.OpenAIError, json.JSONDecodeError, ValueError, TypeError, AttributeError) as error:
+                self.pool.struck(endpoint)
+                raise _Again("malformed", f"{endpoint.url}: not an answer of this protocol ({_brief(error)})") from None
+            self.pool.succeeded(endpoint, time.monotonic() - began)
+            return text, finish
+
+    def take_counts(self) -> tuple[collections.Counter[str], list[float]]:
+        """The counts and the seconds of answered requests since the last call."""
+        counts, self.counts = self.counts, collections.Counter()
+        seconds, self.seconds = self.seconds, []
+        return counts, seconds
+
+    def health(self) -> str:
+        """One line about every endpoint."""
+        if self.pool is None:
+            return "not asked yet"
+        return "; ".join(
+            e.refused or f"{e.url} served {e.served}, failed {e.failed}" + (" (left alone)" if e.failures else "")
+            for e in self.pool.endpoints
+        )
+
+    async def close(self) -> None:
+        if self.pool is not None:
+            await self.pool.close()
+
+
+class _Malformed(Exception):
+    pass
+
+
+def _content(answer: Any) -> tuple[str, str]:
+    """Text and finish reason of a chat completion, which a faulty server may have sent in any shape."""
+    choices = getattr(answer, "choices", None)
+    if not choices:
+        raise _Malformed("an answer without choices")
+    text = getattr(getattr(choices[0], "message", None), "content", None)
+    if text is not None and not isinstance(text, str):
+        raise _Malformed("an answer whose content is no text")
+    return text or "", str(getattr(choices[0], "finish_reason", "") or "")
+
+
+def _retry_after(error: openai.APIStatusError) -> float:
+    """Seconds that the server asks for, 0 when it does not say."""
+    value = error.response.headers.get("retry-after", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return 0.0
+
+
+def _cause(error: BaseException, kind: type) -> Any:
+    """The first exception of a type in a chain of causes, beneath `error`."""
+    below = error.__cause__ or error.__context__
+    while below is not None:
+        if isinstance(below, kind):
+            return below
+        below = below.__cause__ or below.__context__
+    return None
+
+
+def _brief(error: BaseException) -> str:
+    """A message for a line of a log: one line, no endless bodies, nothing that moves a cursor."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c for c in text if c.isprintable())[:200]
