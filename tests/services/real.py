@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -18,19 +19,19 @@ CACHE = Path(os.environ.get("MVGRPO_TEST_CACHE", str(Path(__file__).parents[2] /
 
 PROCESSOR = '''"""Qwen3-VL's processor without its part for videos, which needs torchvision."""
 
-from transformers import Qwen3VLProcessor
+from transformers import ProcessorMixin, Qwen3VLProcessor
+
+TOKENS = {f"{name}": f"<|{name}_pad|>" for name in ("image", "video")}
+TOKENS |= {f"vision_{name}": f"<|vision_{name}|>" for name in ("start", "end")}
 
 
 class PictureProcessor(Qwen3VLProcessor):
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **options):
-        super().__init__(image_processor, tokenizer, None, chat_template=chat_template, **options)
-
-    @classmethod
-    def get_attributes(cls):
-        return ["image_processor", "tokenizer"]
-
-    def check_argument_for_proper_class(self, name, value):
-        return type(value) if name == "video_processor" else super().check_argument_for_proper_class(name, value)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+        self.video_processor = None
+        for name, token in TOKENS.items():
+            setattr(self, f"{name}_token", token)
+            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
 '''
 
 
@@ -89,6 +90,9 @@ def tiny_vision_model(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     pixels = {"shortest_edge": 256, "longest_edge": 4096}
     Qwen2VLImageProcessorPil(patch_size=8, merge_size=2, temporal_patch_size=2, size=pixels).save_pretrained(folder)
+    (folder / "processing_pictures.py").write_text(PROCESSOR)
+    how = {"processor_class": "PictureProcessor", "auto_map": {"AutoProcessor": "processing_pictures.PictureProcessor"}}
+    (folder / "processor_config.json").write_text(json.dumps(how))
     return folder
 
 
@@ -109,7 +113,7 @@ def serve(folder: Path, *flags: str) -> Iterator[str]:
         *flags,
     ]
     log = folder / "server.log"
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
     with log.open("w") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         try:
