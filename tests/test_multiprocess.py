@@ -1,0 +1,56 @@
+"""Two processes that share one mesh, as on a pod: texts travel, and each asks for its share of the captions."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+from mvgrpo_jax import enhancers
+from mvgrpo_jax.enhancers import OnlineEnhancer, embedded
+from mvgrpo_jax.world import render, scene
+
+PROMPTS = ["a red circle", "a blue square", "a green cross"]
+SCRIPT = """
+import json, os, sys
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from tests.test_multiprocess import captioned
+from mvgrpo_jax.sharding import exchange
+texts = exchange("x" * (3 + 4 * jax.process_index()) + "\\u00e9")
+print(json.dumps([texts, *captioned()]))
+"""
+
+
+def captioned():
+    """(captions, requests of this process)."""
+    asked = []
+
+    class Counting(embedded.EmbeddedCaptioner):
+        async def caption(self, *arguments):
+            asked.append(1)
+            return await super().caption(*arguments)
+
+    images = np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(2)]] for p in range(3)])
+    own = OnlineEnhancer(Counting(), 2, 0, embedded.PERSPECTIVES)
+    out = enhancers.enhance(own, 0, PROMPTS, images)
+    own.close()
+    return out, len(asked)
+
+
+def test_captions_of_two_processes():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    command = [sys.executable, "-c", SCRIPT, address]
+    running = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in (0, 1)]
+    results = [process.communicate(timeout=240) for process in running]
+    assert all(p.returncode == 0 for p in running), results
+    said = [json.loads(out.splitlines()[-1]) for out, _ in results]
+    whole, requests = captioned()
+    assert said[0][0] == said[1][0] == ["xxx\u00e9", "xxxxxxx\u00e9"]
+    assert said[0][1] == said[1][1] == whole
+    assert [s[2] for s in said] == [4, 2] and requests == 6
