@@ -94,11 +94,16 @@ SYSTEM = (
 INSTRUCTIONS = {
     "addition": (
         "Write the prompt again with one or two details more, of a kind that it leaves open: light, colours, surroundings, "
-        "materials, mood, style or point of view. Keep everything that it says."
+        "materials, mood, style or point of view. Keep everything that it says. For example, 'a cat on a sofa' may become "
+        "'a ginger cat on a green sofa in warm evening light'."
     ),
-    "deletion": "Write the prompt again without one or two of its details. Keep its main subject and add nothing.",
+    "deletion": (
+        "Write the prompt again without one or two of its details. Keep its main subject and add nothing. For example, "
+        "'a ginger cat on a green sofa in warm evening light' may become 'a cat on a green sofa'."
+    ),
     "rewriting": (
-        "Say the prompt in other words: other verbs and adjectives, another order. Keep its meaning, add nothing, drop nothing."
+        "Say the prompt in other words: other verbs and adjectives, another order. Keep its meaning; add and drop nothing. "
+        "For example, 'a ginger cat asleep on a green sofa' may become 'on a sofa of green cloth sleeps a cat with orange fur'."
     ),
 }
 
@@ -121,13 +126,15 @@ class LlmRewriter:
         if operation == "deletion" and len(content(prompt)) < 2:
             return None
 
-        def accept(answer: str, finish: str) -> str:
-            text = clean(answer, finish, self.language)
-            if fault := unfaithful(prompt, text, operation):
-                raise Rejected(fault)
-            return text
-
+        accept = lambda answer, finish: self.accepted(prompt, answer, finish, operation)
         return await self.service.ask(self.messages(prompt, operation, memory), accept, seed=int(rng.integers(2**31)))
+
+    def accepted(self, prompt: str, answer: str, finish: str, operation: str) -> str:
+        """The caption in an answer; Rejected when it does not do what was asked for."""
+        text = clean(answer, finish, self.language)
+        if fault := unfaithful(prompt, text, operation):
+            raise Rejected(fault)
+        return text
 
 
 _STOP = frozenset(

@@ -1,42 +1,51 @@
 """The clients against real servers with real models: slow, and run in CI all the same."""
 
-import json
+import asyncio
 
 import numpy as np
 import pytest
 
-from mvgrpo_jax import enhance, enhancers
+from mvgrpo_jax import enhancers
 from mvgrpo_jax.enhancers import OnlineEnhancer, perspectives
-from mvgrpo_jax.enhancers.offline import canonical, similarity
-from mvgrpo_jax.enhancers.rewriters import unfaithful
+from mvgrpo_jax.enhancers.rewriters import OPERATIONS, LlmRewriter, unfaithful
 from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
-from mvgrpo_jax.services import Service, Settings
+from mvgrpo_jax.services import Failure, Service, Settings
 from tests.services import real
 
-PROMPTS = ["an old wooden boat on a quiet lake at dawn", "a busy street market with fruit stands and lanterns"]
+PROMPT = "an old wooden boat on a quiet lake at dawn"
 
 
 @pytest.mark.slow
-def test_a_real_language_model_rewrites_prompts(tmp_path, capsys):
-    """SmolLM2-135M through `transformers serve`: what is kept is text of the model that does what was asked for."""
-    folder = real.small_language_model()
-    prompts, out = tmp_path / "prompts.txt", tmp_path / "captions.jsonl"
-    prompts.write_text("\n".join(PROMPTS))
+def test_a_real_language_model_rewrites_a_prompt(tmp_path):
+    """SmolLM2-135M through `transformers serve`: each operation is asked for, and what is kept does what was asked for. A
+    model of this size seldom does; the rules must be seen to tell."""
+    folder, answers = real.small_language_model(), []
+
+    class Listener(LlmRewriter):
+        def accepted(self, prompt, answer, finish, operation):
+            answers.append((answer, finish, operation))
+            return super().accepted(prompt, answer, finish, operation)
+
+    async def ask(url):
+        settings = Settings((url,), str(folder), max_tokens=32, retries=1, attempt_s=100.0, concurrency=1, hedge=0.0)
+        service = Service(settings)
+        rewriter, kept = Listener(service), {}
+        for operation in OPERATIONS:
+            try:
+                kept[operation] = await rewriter.rewrite(PROMPT, operation, [PROMPT], np.random.default_rng(0))
+            except Failure as failure:
+                assert failure.reason == "rejected", failure
+        await service.close()
+        return kept, service.counts
+
     with real.serve(folder) as url:
-        flags = ["--endpoint", url, "--model", str(folder), "--extra", "", "--max-tokens", "40", "--temperature", "1.0"]
-        patience = ["--attempt-s", "120", "--request-s", "400", "--retries", "30", "--concurrency", "1"]
-        enhance.main(["--prompts", str(prompts), "--out", str(out), "--k", "1", *flags, *patience])
-    lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert sorted(line["prompt"] for line in lines) == sorted(PROMPTS)
-    for line in lines:
-        (caption,) = line["captions"]
-        assert not unfaithful(line["prompt"], caption["text"], caption["operation"])
-        assert similarity(line["prompt"], caption["text"]) < 0.9 and canonical(caption["text"]) != canonical(line["prompt"])
-    facts = json.loads((tmp_path / "captions.jsonl.summary.json").read_text())
-    assert (
-        facts["captions"] == 2 and facts["service"]["answers"] == 2 and (tmp_path / "captions.jsonl.png").stat().st_size > 5000
-    )
-    assert "2 prompts, 2 captions" in capsys.readouterr().out
+        kept, counts = asyncio.run(ask(url))
+    assert 3 <= len(answers) == counts["attempts"] <= 6 and {o for _, _, o in answers} == set(OPERATIONS)
+    assert all(finish in ("stop", "length") for _, finish, _ in answers)
+    assert sum("boat" in text or "lake" in text for text, _, _ in answers) >= 2  # a real model speaks of what it was given
+    assert counts["answers"] == len(kept) and not any(name.startswith("error:") for name in counts)
+    for operation, text in kept.items():
+        assert not unfaithful(PROMPT, text, operation)
 
 
 @pytest.mark.slow
