@@ -208,8 +208,12 @@ def train(config, workdir: str | Path) -> Path:
     checkpoint.claim(workdir, json.loads(config.to_json_best_effort()))
     (workdir / "eval").mkdir(exist_ok=True)
     run = Run(config, workdir)
-    with jax.set_mesh(run.mesh):
-        return loop(run)
+    try:
+        with jax.set_mesh(run.mesh):
+            return loop(run)
+    finally:
+        if run.enhancer:
+            run.enhancer.close()
 
 
 def loop(run: Run) -> Path:
@@ -290,7 +294,10 @@ def flush(writer: metrics.Writer, bar, iteration: int, history: list[dict], log:
     """Writes an iteration's metrics once the next one is under way."""
     values = finish_metrics(iteration, history, log)
     writer.write(iteration, values)
-    bar.set_postfix({k.removeprefix("reward/"): f"{v:.4f}" for k, v in values.items() if k.startswith("reward/")})
+    shown = {k.removeprefix("reward/"): f"{v:.4f}" for k, v in values.items() if k.startswith("reward/")}
+    if values.get("enhancer/wait_s", 0.0) >= 0.05:
+        shown["captions waited for"] = f"{values['enhancer/wait_s']:.1f} s"
+    bar.set_postfix(shown)
 
 
 def interrupted() -> list:

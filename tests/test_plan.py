@@ -174,3 +174,22 @@ print(planning.nearest(config, "h200:1x4", costs, chip))
 def test_programs_that_a_run_does_not_have(tmp_path):
     code, out, err, _ = plan(tmp_path, "h200:1x4", "--program=updat")
     assert code == 2 and "no program updat in this run; there are: encode, rollout, decode, update" in err
+
+
+def test_sampling_in_pieces_evaluates_the_model_as_often():
+    """The programs of a run whose captions come from a server: anchor and tails cost what the one rollout does."""
+    from mvgrpo_jax import flops, planning
+    from tests.test_train import small_config
+
+    costs = {}
+    for enhancer in ("vlm", "offline"):
+        config = small_config()
+        config.views.enhancer = enhancer
+        plan = planning.Plan(config, jax.devices()[:1])
+        with jax.set_mesh(plan.mesh):
+            table = plan.arguments()
+            costs[enhancer] = {n: calls * flops.count(f, *arguments) for n, (calls, f, arguments) in table.items()}
+    pieces, whole = costs["vlm"], costs["offline"]
+    assert list(pieces) == ["encode", "anchor", "tail 0", "tail 1", "decode", "update"]
+    assert pieces["anchor"] + pieces["tail 0"] + pieces["tail 1"] == whole["rollout"]
+    assert pieces["decode"] == whole["decode"] and pieces["update"] == whole["update"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import json
 import time
 import warnings
@@ -108,10 +109,9 @@ class OnlineEnhancer:
         return out | {f"enhancer/{name}": value for name, value in self.captioner.take_log().items()}
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             self.worker.submit(self.captioner.close()).result(timeout=5)
-        finally:
-            self.worker.close()
+        self.worker.close()
 
 
 class OnlineSession:
