@@ -245,7 +245,7 @@ def test_another_config_in_the_workdir_is_refused(finished):
     [
         (["--config.grop_size=4"], "unknown config key 'grop_size'. Did you mean 'group_size'?"),
         (["--config.optimizer.lerning_rate=1"], "Did you mean 'optimizer.learning_rate'?"),
-        (["--config.iterations=many"], "--config.iterations=many: expected int (default 40)"),
+        (["--config.iterations=many"], "--config.iterations=many: expected int (default 60)"),
         (["--config.prompts.train=/nowhere.txt"], "/nowhere.txt does not exist"),
         (["--config.algorithm.name=mvgrp"], "Did you mean 'mvgrpo'?"),
     ],

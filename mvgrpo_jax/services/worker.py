@@ -34,6 +34,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.get_running_loop().shutdown_default_executor()
 
         self.submit(cancel()).result(timeout=5)
         self.loop.call_soon_threadsafe(self.loop.stop)

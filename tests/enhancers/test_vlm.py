@@ -24,7 +24,7 @@ PROMPTS = ["a red circle", "a small blue square"]
 
 
 def online(server, count=3, **options):
-    known = {"attempt_s": 0.5, "request_s": 1.0, "batch_s": 1.5, "backoff_s": 0.05, "retries": 1, "hedge": 0.0}
+    known = {"attempt_s": 2.0, "request_s": 4.0, "batch_s": 4.0, "backoff_s": 0.05, "retries": 1, "hedge": 0.0}
     settings = {k: options.pop(k, v) for k, v in known.items()}
     service = Service(Settings(endpoints=(server.url,), model="m", **settings))
     captioner = VlmCaptioner(service, Encoding(size=16))
@@ -119,7 +119,7 @@ def test_a_run_without_captions_ends_when_its_patience_does():
 @pytest.mark.parametrize("fault", [faults.hang, faults.drip, slow(5.0)])
 def test_a_batch_is_over_at_its_deadline(fault):
     with FaultServer(then=fault) as server, pytest.warns(UserWarning, match="6 deadline"):
-        own = online(server, attempt_s=1.5, request_s=1.5)
+        own = online(server, attempt_s=1.5, request_s=1.5, batch_s=1.5)
         began = time.monotonic()
         out = enhancers.enhance(own, 0, PROMPTS, IMAGES)
         assert time.monotonic() - began < 1.5 + 1.0
