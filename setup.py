@@ -22,6 +22,7 @@ setup(
             "peft==0.21.2",
             "accelerate==1.15.0",
             "trustme==1.2.1",
+            "pyyaml==6.0.3",
             # What `transformers serve` needs, and the reader of the small language model that the tests ask through it.
             "fastapi==0.165.0",
             "uvicorn==0.54.0",

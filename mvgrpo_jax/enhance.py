@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from mvgrpo_jax import data
 from mvgrpo_jax.convert.files import atomic, write_json
-from mvgrpo_jax.enhancers.offline import Enhanced, enhance_prompts, similarity
+from mvgrpo_jax.enhancers.offline import enhance_prompts, similarity
 from mvgrpo_jax.enhancers.rewriters import LlmRewriter, WorldRewriter
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.services import Service, Settings, secrets
@@ -93,7 +93,6 @@ async def write(prompts: list[str], options, rewriter, service: Service | None) 
     )
     with options.out.open("a", encoding="utf-8") as file, tqdm(total=len(prompts), unit="prompt") as bar:
         async for item in stream:
-            item: Enhanced
             bar.update()
             refused += item.refused
             if item.failure is not None:

@@ -131,7 +131,7 @@ class Plan:
         online = config.views.enhancer in ("vlm", "embedded")
         texts = prompts * (1 + (views - 1) * (plan.branches if online else 1))
         table = {"encode": (math.ceil(texts / programs.text_chunk), programs.encode, (encoders, *ids))}
-        if config.views.enhancer == "vlm" and config.views.overlap and plan.anchor and plan.branches > 1:
+        if config.views.enhancer == "vlm" and config.views.overlap and plan.separable:
             draws = on(jax.eval_shape(lambda x: x[:, 0], trajectory.x0), programs.batch())
             table["anchor"] = (1, programs.anchor, rollout)
             table |= {f"tail {k}": (1, f, (whole, rollout[1], draws)) for k, f in zip(plan.trained, programs.tails)}

@@ -42,6 +42,11 @@ class Plan:
         return len(self.trained) if self.anchor else 1
 
     @property
+    def separable(self) -> bool:
+        """Whether the branches can be finished one by one, so that the pictures of one are there before the others'."""
+        return self.anchor and self.branches > 1
+
+    @property
     def images(self) -> int:
         """Pictures that are rewarded, per prompt."""
         return self.branches * self.group

@@ -52,10 +52,8 @@ class Run:
         self.prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
         self.stream = data.stream(self.prompts, config.prompts_per_iteration, config.seed)
         self.enhancer = enhancers.make(config, self.prompts, self.text.fit)
-        plan = self.programs.algorithm.plan
-        self.overlap = bool(
-            self.enhancer and self.enhancer.eager and config.views.overlap and plan.anchor and plan.branches > 1
-        )
+        eager = self.enhancer is not None and self.enhancer.eager
+        self.overlap = eager and config.views.overlap and self.programs.algorithm.plan.separable
         self.judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
         self.weights = {name: weight for name, weight in config.rewards.items() if weight}
         if not self.weights:
