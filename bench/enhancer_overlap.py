@@ -1,7 +1,8 @@
 """Iteration time against the latency of the captioner, overlapped or not: `python bench/enhancer_overlap.py`.
 
-A simulated service answers each request after a time drawn from a log-normal distribution. The same iterations of MV-GRPO on
-flux-nano (sampling, captions, rewards, update) are run with sampling in one program, and branch by branch. Prints a table.
+A simulated service answers each request after a time drawn from a log-normal distribution, --concurrency of them at a time. The
+same iterations of MV-GRPO on flux-nano (sampling, captions, rewards, update) are run with sampling in one program, and branch
+by branch. Prints a table.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def service(median: float, sigma: float):
 def config_for(url: str, overlap: bool, options):
     c = flux_nano.get_config()
     c.prompts_per_iteration, c.group_size, c.views.count = options.prompts, options.group, options.group
-    c.sampling.steps, c.sampling.trained_steps = options.steps, tuple(range(0, 2 * options.branches, 2))
+    c.sampling.steps, c.algorithm.mvgrpo.trained_steps = options.steps, tuple(range(0, 2 * options.branches, 2))
     c.views.enhancer, c.views.overlap, c.views.perspectives = "vlm", overlap, ()
-    c.views.service.update({"endpoints": (url,), "model": "m", "concurrency": 1024, "hedge": 0.0})
+    c.views.service.update({"endpoints": (url,), "model": "m", "concurrency": options.concurrency, "hedge": 0.0})
     return c
 
 
@@ -66,13 +67,14 @@ def measure(config, iterations: int) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latency", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0, 4.0], help="medians in seconds")
+    parser.add_argument("--latency", type=float, nargs="+", default=[0.5, 1.0, 2.0, 4.0], help="medians in seconds")
     parser.add_argument("--sigma", type=float, default=0.3, help="of the logarithm")
+    parser.add_argument("--concurrency", type=int, default=64, help="requests that the service works on at once")
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--group", type=int, default=8)
     parser.add_argument("--branches", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(f"{'latency s':>10}{'sampling s':>12}{'whole s':>9}{'wait s':>8}{'overlapped s':>14}{'wait s':>8}{'ratio':>7}")

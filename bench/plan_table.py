@@ -15,8 +15,9 @@ from pathlib import Path
 GIB = 2**30
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "plans"
-# Topology -> devices, over which parameters and prompts are split (fsdp), so that each device has one prompt.
-TOPOLOGIES = {"h200:1x8": 8, "h200:2x8": 16, "v5p:4x4x4": 64, "v6e:8x8": 64, "v5e:16x16": 256}
+# Topology -> (devices, of which so many share the parameters); prompts are split over all, so that each device has one. Flux's
+# smallest parameter has 64 rows, which is as far as they can be shared.
+TOPOLOGIES = {"h200:1x8": (8, 8), "h200:2x8": (16, 16), "v5p:4x4x4": (64, 64), "v6e:8x8": (64, 64), "v5e:16x16": (256, 64)}
 KINDS = {"full": "mvgrpo_flux", "lora": "mvgrpo_flux_lora"}
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
@@ -27,9 +28,12 @@ def plan(topology: str, kind: str, pixels: int) -> dict:
         FOLDER.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "mvgrpo_jax.plan", f"--config=configs/{KINDS[kind]}.py", f"--topology={topology}"]
         sizes = [f"--config.image.{side}={pixels}" for side in ("height", "width")]
-        prompts = f"--config.prompts_per_iteration={TOPOLOGIES[topology]}"
+        devices, shared = TOPOLOGIES[topology]
+        spread = [f"--config.prompts_per_iteration={devices}", f"--config.mesh.data={devices // shared}"]
         print("+", topology, kind, pixels, flush=True)
-        subprocess.run([*command, "--no-search", f"--json={path}", *sizes, prompts], cwd=ROOT)
+        subprocess.run([*command, "--no-search", f"--json={path}", *sizes, *spread], cwd=ROOT)
+        if not path.exists():
+            sys.exit(f"{topology} {kind} {pixels}: could not be planned")
     return json.loads(path.read_text())
 
 

@@ -2,6 +2,8 @@
 
 from ml_collections import ConfigDict
 
+from mvgrpo_jax import algorithms
+
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
@@ -20,20 +22,11 @@ def get_config() -> ConfigDict:
             "eval_count": 64,
         }
     )
-    c.algorithm = ConfigDict(
-        {
-            "name": "mvgrpo",
-            "clip": 1e-4,  # range of the ratio
-            "advantage_bound": 5.0,
-            "combine": "advantages",  # of several rewards: advantages | rewards (before normalisation)
-            "std_floor": 0.0,  # added to a group's deviation: differences far below it do not become full advantages
-            "global_std": False,  # one deviation for the batch instead of one a group, where the algorithm knows both
-            "kl": 0.0,  # weight of the divergence from the initial policy
-        }
-    )
+    # config.algorithm.NAME holds the settings of each algorithm, with its own defaults: mvgrpo_jax/algorithms/NAME.py.
+    c.algorithm = ConfigDict({"name": "mvgrpo"} | algorithms.defaults())
     c.views = ConfigDict(
         {
-            "count": 12,  # K captions beside the prompt
+            "count": -1,  # K captions beside the prompt; -1: the algorithm's own: mvgrpo one a sample of a group, others none
             "enhancer": "embedded",  # none | embedded, vlm (look at the pictures; vlm by a server) | offline (a file)
             "aggregate": "mean",  # mean | sum over the views
             "perspectives": (),  # names of those that are drawn from; empty: all
@@ -72,12 +65,10 @@ def get_config() -> ConfigDict:
     c.sampling = ConfigDict(
         {
             "steps": 16,
-            "trained_steps": (0, 2, 4, 6),
-            "kernel": "flow",  # flow | dance | cps
-            "eta": 0.7,
             "shift": 3.0,  # static shift of the schedule; 0: diffusers' dynamic one
             "guidance": 3.5,
             "max_sequence_length": 0,  # T5 tokens; 0: the tokenizer's
+            "timestep": "exact",  # sigma as the network sees it: exact | truncated (to thousandths) | bfloat16
         }
     )
     c.text = ConfigDict(
@@ -112,7 +103,10 @@ def get_config() -> ConfigDict:
             "unroll": 1,  # blocks unrolled in the layer scan
             "view_chunk": 0,  # views evaluated at once in the update; 0: all
             "prompt_chunk": 0,  # prompts at once; 0: all
-            "updates_per_rollout": 1,
+            "state_chunk": 0,  # states of a trained step at once; 0: all
+            # Optimiser steps of an iteration: passes x minibatches x (trained steps, with update_per timestep).
+            "passes": 1,  # times that the samples of a rollout are gone through
+            "minibatches": 1,  # parts of the prompts, each with an optimiser step
             "update_per": "iteration",  # iteration | timestep (an optimiser step after each trained step)
         }
     )
@@ -137,9 +131,11 @@ def get_config() -> ConfigDict:
             "dtype": "",  # of the exported weights; empty: as they are trained
         }
     )
-    c.ema = ConfigDict({"decay": 0.0})  # 0: no average; with one, evaluation and export use it
+    # decay 0: no average; with one, evaluation and export use it. warmup: decay min(decay, (1 + n) / (10 + n)) at step n.
+    c.ema = ConfigDict({"decay": 0.0, "every": 1, "warmup": False})
     c.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})  # one may be -1: what is left
     c.checkpoint = ConfigDict({"every": 50, "keep": 3})
-    c.eval = ConfigDict({"every": 50, "steps": 16, "judge": "scene"})  # judge: decides which checkpoint is best
+    # judge: decides which checkpoint is best. solver: euler | dpm2.
+    c.eval = ConfigDict({"every": 50, "steps": 16, "solver": "euler", "judge": "scene"})
     c.log = ConfigDict({"images_every": 10})
     return c

@@ -16,13 +16,15 @@ def get_config():
     c.iterations = 60
     c.prompts_per_iteration = 16
     c.group_size = 10
-    c.views.count = 10
     c.prompts.train = "flux-nano-one"
     c.prompts.train_count = 128
     c.prompts.eval = "flux-nano-one"
     c.prompts.eval_count = 128
     c.sampling.steps = 5
-    c.sampling.trained_steps = (0, 1)
+    # Ours for 5 steps and 128 prompts; the other algorithms' step sets shrink with the grid by themselves.
+    c.algorithm.mvgrpo.trained_steps = (0, 1)
+    c.algorithm.mixgrpo.size, c.algorithm.mixgrpo.dwell = 2, 10
+    c.algorithm.adagrpo.candidates = 4
     c.rewards.clip = 0.0
     c.rewards.scene = 1.0
     c.optimizer.learning_rate = 1e-4

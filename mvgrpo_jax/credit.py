@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from mvgrpo_jax.plans import Plan
+from mvgrpo_jax.rollout import in_blocks
 
 # Rewards of a group that differ by less than rounding are equal: dividing by their deviation would amplify noise.
 FLAT = 1e-6
@@ -31,14 +36,39 @@ def group_advantage(
     return jnp.where(is_flat(reward)[..., None], 0.0, advantage)
 
 
-def combine(rewards: dict[str, jax.Array], weights: dict[str, float], how: str, advantage=group_advantage) -> jax.Array:
+def batch_deviation(reward: jax.Array) -> jax.Array:
+    """One population deviation of each view's rewards [V, ...], shaped to replace the groups' own."""
+    return jnp.std(reward, axis=tuple(range(1, reward.ndim)), keepdims=True)
+
+
+def combine(
+    rewards: dict[str, jax.Array],
+    weights: dict[str, float],
+    how: str,
+    advantage: Callable[[jax.Array], jax.Array] = group_advantage,
+) -> jax.Array:
     """One advantage from several rewards.
 
     how 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
-    rewards are weighted and summed, then normalised (Flow-GRPO).
+    rewards are weighted and summed, then normalised (Flow-GRPO); 'whitened': as 'advantages', then divided by the deviation
+    of the whole batch (Flow-Factory's gdpo).
     """
-    if how == "advantages":
-        return sum(weights[name] * advantage(r) for name, r in rewards.items())
+    if how in ("advantages", "whitened"):
+        total = sum(weights[name] * advantage(r) for name, r in rewards.items())
+        return total / (batch_deviation(total) + 1e-4) if how == "whitened" else total
     if how == "rewards":
         return advantage(sum(weights[name] * r for name, r in rewards.items()))
-    raise ValueError(f"unknown way to combine rewards {how!r}; there are: advantages, rewards")
+    raise ValueError(f"unknown way to combine rewards {how!r}; there are: advantages, rewards, whitened")
+
+
+def tree_advantage(reward: jax.Array, plan: Plan, **options) -> jax.Array:
+    """Advantages of a tree's edges in the plan's blocks [V, P, B, G] from its leaves' rewards [V, P, 1, G].
+
+    A node's reward is the mean of the leaves below it; it is compared with the nodes of its own depth (BranchGRPO, arXiv
+    2509.06040, section 3). An edge has the advantage of the node it leads to.
+    """
+    depths = []
+    for nodes in plan.draws:
+        below = reward.reshape(*reward.shape[:-1], nodes, plan.group // nodes).mean(-1)
+        depths.append(group_advantage(below, **options))
+    return in_blocks(plan, jnp.concatenate(depths, axis=-1)[..., 0, :])

@@ -58,6 +58,13 @@ def sheet(images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray],
     pictures.sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], path, title=title)
 
 
+def diversity(images: np.ndarray) -> np.ndarray:
+    """Root mean square distance between two pictures of a prompt, averaged over pairs: [P] of images [P, G, H, W, C]."""
+    flat = images.reshape(*images.shape[:2], -1).astype(np.float64)
+    pairs = [(i, j) for i in range(flat.shape[1]) for j in range(i)]
+    return np.mean([np.sqrt(((flat[:, i] - flat[:, j]) ** 2).mean(-1)) for i, j in pairs], axis=0)
+
+
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
     from mvgrpo_jax.policy import Policy
@@ -71,6 +78,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--guidance", type=float, default=3.5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--per-prompt", type=int, default=0, help="paint so many pictures of each prompt; diversity is reported"
+    )
     parser.add_argument("--judge", action="append", default=[], help="default: scene and clip")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
@@ -82,12 +92,19 @@ def main(argv: list[str] | None = None) -> None:
     policy = Policy(pipeline.transformer, pipeline.grid(*[pipeline.default_size] * 2), options.guidance)
     run = sampler(pipeline, policy, pipeline.sigmas(options.steps, policy.tokens))
     ids_clip, ids_t5, _ = pipelines.tokenize(pipeline, prompts, pipelines.text_length(pipeline))
-    noise = initial_latents(options.seed, 0, len(prompts), (policy.tokens, pipeline.flux_config.in_channels))
-    images = np.asarray(run(pipeline.params, ids_clip, ids_t5, noise, jax.random.key(0)))
+    shape = (policy.tokens, pipeline.flux_config.in_channels)
+    paint = lambda first: np.asarray(
+        run(pipeline.params, ids_clip, ids_t5, initial_latents(options.seed, first, len(prompts), shape), jax.random.key(0))
+    )
+    images = paint(0)
     captions = [[[p] for p in prompts]]
     scores = {n: j.score(images[:, None, None], captions)[0, :, 0, 0] for n, j in judges.items()}
     sheet(images, prompts, scores, options.out / "sheet.png", f"{options.pipeline}, {options.steps} steps")
     summary = {n: {"mean": float(s.mean()), "stderr": float(s.std() / len(s) ** 0.5)} for n, s in scores.items()}
+    if options.per_prompt > 1:
+        groups = np.stack([images, *(paint(i * len(prompts)) for i in range(1, options.per_prompt))], axis=1)
+        apart = diversity(groups)
+        summary["diversity"] = {"mean": float(apart.mean()), "stderr": float(apart.std() / len(apart) ** 0.5)}
     (options.out / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
     for name, values in summary.items():
         print(f"{name}: {values['mean']:.4f} +- {values['stderr']:.4f} over {len(prompts)} prompts")

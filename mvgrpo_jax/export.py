@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from mvgrpo_jax import checkpoint, sharding
+from mvgrpo_jax import algorithms, checkpoint, sharding
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.convert import lora as lora_files
 from mvgrpo_jax.convert.files import atomic, read_json
@@ -100,8 +100,8 @@ def card(config, base: Path, kind: str, step: int) -> str:
     )
     front = ["---", f"base_model: {config.pipeline}", *lines, "library_name: diffusers", "pipeline_tag: text-to-image", "---"]
     views = (
-        f"{config.views.count} captions beside the prompt ({config.views.enhancer})"
-        if config.views.count
+        f"{algorithms.captions(config)} captions beside the prompt ({config.views.enhancer})"
+        if algorithms.captions(config)
         else "the prompt alone"
     )
     body = [

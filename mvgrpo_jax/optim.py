@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from mvgrpo_jax.errors import UserError
@@ -18,3 +22,18 @@ def make(config) -> optax.GradientTransformation:
     if not config.max_grad_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adamw)
+
+
+def average(config) -> Callable[[jax.Array], jax.Array] | None:
+    """step -> decay of the average of weights, after config.ema; None without one. A step that does not count keeps all."""
+    if not config.decay:
+        return None
+    if config.every < 1:
+        raise UserError(f"config.ema.every must be at least 1, got {config.every}")
+
+    def decay(step: jax.Array) -> jax.Array:
+        n = step.astype(jnp.float32)
+        wanted = jnp.minimum(config.decay, (1.0 + n) / (10.0 + n)) if config.warmup else jnp.float32(config.decay)
+        return jnp.where(step % config.every == 0, wanted, 1.0)
+
+    return decay

@@ -75,12 +75,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-search", action="store_true", help="do not look for a setting that fits")
     options, rest = parser.parse_known_args(argv)
     chip, _ = targets.parse(options.topology)
+    targets.prepare_environment()  # before the config, whose algorithms import jax
     if options.memory is not None:
         if options.memory <= 0:
             raise UserError(f"--memory must be above 0 GiB, got {options.memory}")
         chip = dataclasses.replace(chip, memory=int(options.memory * GIB), reserve=0)
     config = configuration.from_arguments(options.config, rest)
-    targets.prepare_environment()
     from mvgrpo_jax import planning
 
     costs, plan = planning.measure(config, options.topology, tuple(options.program))

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from mvgrpo_jax import collectives, flops, sharding, targets
+from mvgrpo_jax import algorithms, budget, collectives, flops, sharding, targets
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.lora import join
-from mvgrpo_jax.programs import Programs, dtype_of, network_options
+from mvgrpo_jax.programs import Programs, dtype_of, needs_old, network_options
 from mvgrpo_jax.targets import Chip
 from mvgrpo_jax.types import Batch, Condition
 
@@ -94,7 +94,7 @@ class Plan:
         """Program -> (calls an iteration, jitted function, abstract arguments, the same function to count operations in)."""
         config, programs = self.config, self.programs
         plan, prompts = programs.algorithm.plan, config.prompts_per_iteration
-        views = config.views.count + 1 if config.views.enhancer != "none" else 1
+        views = algorithms.captions(config) + 1
         frozen_dtype = dtype_of(config.train.frozen_dtype)
         state = jax.eval_shape(programs.updater.init, on_host(programs.trained_shapes, dtype_of(config.train.param_dtype)))
         state = on(state, programs.state_shardings)
@@ -116,34 +116,37 @@ class Plan:
             for n in (self.clip_length, programs.text_length)
         ]
         key = on(jax.eval_shape(lambda: jax.random.key(0)), programs.replicated)
-        rollout = (whole, condition(prompts), key, key)
-        trajectory = on(jax.eval_shape(programs.rollout, *rollout)[0], programs.batch())
-        shape = (views, prompts, plan.branches)
-        batch = Batch(
-            trajectory=trajectory,
-            views=condition(*shape, axis=1),
-            advantage=jax.ShapeDtypeStruct((*shape, plan.group), jnp.float32, sharding=programs.batch(1)),
-            weight=jax.ShapeDtypeStruct(shape, jnp.float32, sharding=programs.batch(1)),
-        )
-        updates = config.train.updates_per_rollout
-        reference = state.params if config.algorithm.kl else None
+        chooser = programs.algorithm.chooser
+        drawn = prompts * (chooser.count if chooser else 1)
+        start = (whole, condition(drawn), key, key, jax.ShapeDtypeStruct((), jnp.int32, sharding=programs.replicated))
+        kept = (whole, condition(prompts), *start[2:])
+        trajectory = on(jax.eval_shape(programs.rollout, *kept)[0], programs.batch())
+        chosen = jax.eval_shape(lambda: budget.selected(config, programs, programs.algorithm.schedule(0).stage))
+        transitions = on(chosen.transitions, programs.batch())
+        each = jax.ShapeDtypeStruct((views, *transitions.log_prob.shape), jnp.float32, sharding=programs.batch(1))
+        batch = Batch(transitions, condition(views, prompts, plan.branches, axis=1), each, each)
+        passes = config.train.passes
+        reference = state.params if programs.algorithm.objective.reference else None
         # Captions of pictures are a branch's own, captions of a file are the prompt's.
         online = config.views.enhancer in ("vlm", "embedded")
         texts = prompts * (1 + (views - 1) * (plan.branches if online else 1))
         table = {"encode": (math.ceil(texts / programs.text_chunk), programs.encode, (encoders, *ids))}
-        if config.views.enhancer == "vlm" and config.views.overlap and plan.separable:
-            draws = on(jax.eval_shape(lambda x: x[:, 0], trajectory.x0), programs.batch())
-            table["anchor"] = (1, programs.anchor, rollout)
-            table |= {f"tail {k}": (1, f, (whole, rollout[1], draws)) for k, f in zip(plan.trained, programs.tails)}
-            table["decode"] = (plan.branches, programs.decode, (decoder, draws))
+        overlapped = config.views.enhancer == "vlm" and config.views.overlap and plan.separable
+        if overlapped or chooser:
+            parts = [tuple(range(plan.branches))] if chooser else [(b,) for b in range(plan.branches)]
+            draws = [on(jax.eval_shape(lambda x, p=p: x[:, p[0] : p[-1] + 1], trajectory.x0), programs.batch()) for p in parts]
+            names = ["finish"] if chooser else [f"tail {k}" for k in plan.trained]
+            table["anchor"] = (1, programs.anchor, start)
+            table |= {n: (1, programs.finish(p), (whole, kept[1], x)) for n, p, x in zip(names, parts, draws)}
+            table["decode"] = (len(parts), programs.decode, (decoder, draws[0]))
         else:
-            table["rollout"] = (1, programs.rollout, rollout)
+            table["rollout"] = (1, programs.rollout, start)
             table["decode"] = (1, programs.decode, (decoder, trajectory.x0))
-        if updates > 1 or programs.updater.per_step:
-            table["old_log_probs"] = (1, programs.old_log_probs, (whole, batch))
-            old = jax.ShapeDtypeStruct((views, prompts, len(plan.trained), plan.group), jnp.float32, sharding=programs.batch(1))
-            batch = batch._replace(old_log_prob=old)
-        table["update"] = (updates, programs.update, (state, reference, batch, frozen))
+        if needs_old(config, programs):
+            table["old_densities"] = (1, programs.old_densities, (whole, batch))
+            old = jax.eval_shape(programs.updater.old_densities, whole, batch)
+            batch = batch._replace(old=on(old, programs.batch(1)))
+        table["update"] = (passes, programs.update, (state, reference, batch, frozen))
         self.held = {"state": state, "frozen": frozen, "reference": reference, "encoders": encoders, "decoder": decoder}
         return table
 
@@ -214,7 +217,7 @@ def remedies(config) -> list[tuple[str, dict[str, Any]]]:
 
     if config.train.remat != "full":
         add("train.remat=full", train__remat="full")
-    views = config.views.count + 1
+    views = algorithms.captions(config) + 1
     if config.train.view_chunk != 1 and views > 1:
         add("train.view_chunk=1", train__view_chunk=1)
     batch = config.mesh.data * config.mesh.fsdp if -1 not in (config.mesh.data, config.mesh.fsdp) else 0

@@ -15,20 +15,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mvgrpo_jax import algorithms, optim, rollout, schedules, sharding
+from mvgrpo_jax import algorithms, examples, optim, rollout, schedules, sharding, solvers
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.models.module import REMAT
-from mvgrpo_jax.policy import Policy
+from mvgrpo_jax.policy import TIMESTEPS, Policy
 from mvgrpo_jax.types import Condition, TrainState, Trajectory
 from mvgrpo_jax.update import Updater
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
-ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS = range(4)
+ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, EXAMPLES = range(5)
 
 
 def dtype_of(name: str) -> jnp.dtype:
@@ -46,6 +46,19 @@ def network_options(config, mesh: Mesh) -> dict:
         raise UserError(f"config.train.unroll must be at least 1, got {t.unroll}")
     platform = mesh.devices.flat[0].platform
     return {"remat": t.remat, "unroll": t.unroll, "attention": attention.choose(t.attention, platform, dtype_of(t.dtype))}
+
+
+def needs_old(config, programs: Programs) -> bool:
+    """Whether ratios compare with densities kept from before the updates: with one optimiser step a rollout the trained
+    policy's own are the same, and nothing is kept."""
+    t = config.train
+    several = t.passes > 1 or t.minibatches > 1 or programs.updater.per_step
+    return several and programs.algorithm.objective.density is not None
+
+
+def sampler_of(state: TrainState) -> dict:
+    """The parameters that sample."""
+    return state.params if state.old is None else state.old
 
 
 def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:
@@ -69,6 +82,7 @@ class Programs:
     sigmas: np.ndarray
     g: np.ndarray
     eval_sigmas: np.ndarray
+    eval_solver: str
     text_length: int
     seed: int
     lora: LoraConfig | None = None
@@ -80,22 +94,26 @@ class Programs:
         height, width = config.image.height or pipeline.default_size, config.image.width or pipeline.default_size
         adapter = LoraConfig.parse(config.lora.rank, config.lora.alpha, config.lora.targets) if config.lora.rank else None
         network = lora.adapt(pipeline.transformer, adapter) if adapter else pipeline.transformer
-        policy = Policy(network, pipeline.grid(height, width), s.guidance, dtype_of(t.dtype))
+        if s.timestep not in TIMESTEPS:
+            raise UserError(f"unknown config.sampling.timestep {s.timestep!r}; there are: {', '.join(TIMESTEPS)}")
+        if config.eval.solver not in solvers.SOLVERS:
+            raise UserError(f"unknown config.eval.solver {config.eval.solver!r}; there are: {', '.join(solvers.SOLVERS)}")
+        policy = Policy(network, pipeline.grid(height, width), s.guidance, dtype_of(t.dtype), s.timestep)
         algorithm = algorithms.make(config)
         sigmas = sigma_grid(s.steps, policy.tokens, s.shift)
-        g = algorithm.kernel.noise(sigmas, s.eta)
+        g = algorithm.kernel.noise(sigmas, algorithm.eta)
         if t.update_per not in ("iteration", "timestep"):
             raise UserError(f"config.train.update_per must be 'iteration' or 'timestep', got {t.update_per!r}")
         updater = Updater(
             policy,
-            algorithm,
+            algorithm.objective,
             optim.make(config.optimizer),
-            sigmas,
-            g,
-            kl=config.algorithm.kl,
-            ema=config.ema.decay,
+            follows=algorithm.follow is not None,
+            ema=optim.average(config.ema),
             view_chunk=t.view_chunk,
             prompt_chunk=t.prompt_chunk,
+            state_chunk=t.state_chunk,
+            minibatches=t.minibatches,
             per_step=t.update_per == "timestep",
         )
         sharding.check_batch(config.prompts_per_iteration, "config.prompts_per_iteration", mesh)
@@ -108,6 +126,7 @@ class Programs:
             sigmas,
             g,
             sigma_grid(config.eval.steps, policy.tokens, s.shift),
+            config.eval.solver,
             s.max_sequence_length or pipelines.text_length(pipeline),
             config.seed,
             adapter,
@@ -144,42 +163,42 @@ class Programs:
 
     @cached_property
     def rollout(self):
-        """(params, Condition [P], noise key, step key) -> (Trajectory, anchor's latents [P, L, C])."""
-
+        """(params, Condition [P], noise key, step key, shift) -> (Trajectory, anchors' latents [P, noises, L, C])."""
         return self._from_noise(rollout.rollout)
 
     @cached_property
     def anchor(self):
-        """(params, Condition [P], noise key, step key) -> (Trajectory whose x0 are the draws, anchor's latents [P, L, C]).
+        """(params, Condition [P], noise key, step key, shift) -> (Trajectory whose x0 are the draws, anchors' latents).
 
-        With `tail`, what `rollout` does, in pieces: the pictures of a branch are there before those of the next.
+        With `finish`, what `rollout` does, in pieces: the pictures of a branch are there before those of the next.
         """
         return self._from_noise(rollout.anchor)
 
     def _from_noise(self, draw):
-        def run(params, condition: Condition, noise_key, step_key) -> tuple[Trajectory, jax.Array]:
-            prompts = condition.txt.shape[0]
-            shape = (prompts, self.algorithm.plan.noises, *self.latent_shape)
-            noise = sharding.constrain(jax.random.normal(noise_key, shape), "batch")
+        def run(params, condition: Condition, noise_key, step_key, shift) -> tuple[Trajectory, jax.Array]:
+            plan, prompts = self.algorithm.plan, condition.txt.shape[0]
+            start = sharding.constrain(jax.random.normal(noise_key, (prompts, plan.noises, *self.latent_shape)), "batch")
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-            plan, kernel = self.algorithm.plan, self.algorithm.kernel
-            trajectory, end = draw(velocity, plan, kernel, self.sigmas, self.g, noise, step_key)
-            return trajectory, end[:, 0]
+            shift = shift if plan.moving else 0  # of a plan that stays, every number of steps is known to the compiler
+            noise = rollout.normals(step_key)
+            return draw(velocity, plan, self.algorithm.kernel, self.sigmas, self.g, start, noise, shift)
 
         return jax.jit(run, out_shardings=(self.batch(), self.batch()))
 
-    @cached_property
-    def tails(self):
-        """For each branch (params, Condition [P], its draws [P, G, L, C]) -> their final latents, by ODE."""
+    def finish(self, branches: tuple[int, ...]):
+        """(params, Condition [P], draws [P, R, G, L, C] of these branches) -> their final latents [P, R, S, L, C], by ODE."""
+        if branches not in self._finishers:
 
-        def of(step: int):
             def run(params, condition: Condition, x):
                 velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-                return rollout.sample(velocity, sharding.constrain(x, "batch"), self.sigmas[step + 1 :])
+                return rollout.finish(velocity, self.algorithm.plan, self.sigmas, sharding.constrain(x, "batch"), branches)
 
-            return jax.jit(run, out_shardings=self.batch())
+            self._finishers[branches] = jax.jit(run, out_shardings=self.batch())
+        return self._finishers[branches]
 
-        return [of(step) for step in self.algorithm.plan.trained]
+    @cached_property
+    def _finishers(self) -> dict:
+        return {}
 
     @cached_property
     def decode(self):
@@ -203,7 +222,7 @@ class Programs:
 
         def run(params, condition: Condition, noise):
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-            return rollout.sample(velocity, noise[:, None], self.eval_sigmas)[:, 0]
+            return rollout.sample(velocity, noise[:, None], self.eval_sigmas, self.eval_solver)[:, 0]
 
         return jax.jit(run)
 
@@ -238,11 +257,32 @@ class Programs:
         return jax.jit(self.updater.update, donate_argnums=0, out_shardings=(self.state_shardings, self.replicated))
 
     @cached_property
-    def old_log_probs(self):
-        """(params, Batch) -> [V, P, B, G]."""
-        return jax.jit(self.updater.old_log_probs, out_shardings=self.batch(1))
+    def old_densities(self):
+        """(params, Batch) -> Old."""
+        return jax.jit(self.updater.old_densities, out_shardings=self.batch(1))
 
     @cached_property
-    def advantage(self):
-        """{judge: reward [V, P, R, G]} -> advantage [V, P, R, G]."""
-        return jax.jit(self.algorithm.advantage)
+    def keep(self):
+        """(tree of [P', ...], rows [P]) -> tree of [P, ...]."""
+        return jax.jit(lambda tree, rows: jax.tree.map(lambda a: a[rows], tree), out_shardings=self.batch())
+
+    @cached_property
+    def examples(self):
+        """(key, Trajectory, {judge: reward [V, P, R, S]}, memory, stage (static)) -> Chosen."""
+
+        def run(key, trajectory: Trajectory, rewards, memory, stage) -> examples.Chosen:
+            advantage = self.algorithm.advantage(rewards, memory)
+            return self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
+
+        where = examples.Chosen(self.batch(), self.batch(1), self.batch())
+        return jax.jit(run, static_argnums=4, out_shardings=where)
+
+    @cached_property
+    def follow(self):
+        """(TrainState (donated), share) -> TrainState whose sampling policy is share x itself + (1 - share) x the trained."""
+
+        def run(state: TrainState, share) -> TrainState:
+            mix = lambda old, new: (share * old + (1.0 - share) * new).astype(old.dtype)
+            return state._replace(old=jax.tree.map(mix, state.old, state.params))
+
+        return jax.jit(run, donate_argnums=0, out_shardings=self.state_shardings)

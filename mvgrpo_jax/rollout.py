@@ -1,107 +1,223 @@
-"""Drawing the samples: a plan's segments as compiled scans over one body."""
+"""Drawing the samples: a plan's segments as compiled loops over one body."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax import plans
+from mvgrpo_jax import solvers
+from mvgrpo_jax.plans import Plan
 from mvgrpo_jax.sde import Kernel
-from mvgrpo_jax.types import Trajectory
+from mvgrpo_jax.types import Steps, Trajectory, Transitions
 
+# velocity(x [P, n, L, C], s, broadcast against [P, n]) -> [P, n, L, C] float32, under each prompt's own condition
 Velocity = Callable[[jax.Array, jax.Array], jax.Array]
+# noise(i, shape): standard normal numbers of grid step i
+Noise = Callable[[jax.Array, tuple[int, ...]], jax.Array]
 
 
-def integrate(
-    velocity: Velocity, kernel: Kernel, x: jax.Array, sigmas: np.ndarray, g: np.ndarray | None, key: jax.Array | None = None
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
-    """Steps along sigmas [n + 1] from x [P, n_lanes, L, C].
+class Grid(NamedTuple):
+    """sigmas [N + 1] and the noise coefficient g [N] of each step; float32."""
 
-    g: [n] noise coefficients, or None for the ODE. Returns the last state and, stacked over steps, (x_t, v, x_next).
+    sigmas: jax.Array
+    g: jax.Array
+
+
+def grid_of(plan: Plan, sigmas: np.ndarray, g: np.ndarray, shift: int | jax.Array = 0) -> Grid:
+    """The steps of a plan displaced by `shift`: no noise outside its noisy steps."""
+    places = jnp.zeros(plan.steps, bool).at[np.asarray(plan.noisy, int) + shift].set(True)
+    return Grid(jnp.asarray(sigmas, jnp.float32), jnp.where(places, jnp.asarray(g, jnp.float32), 0.0))
+
+
+def normals(key: jax.Array) -> Noise:
+    return lambda i, shape: jax.random.normal(jax.random.fold_in(key, i), shape)
+
+
+def sample(velocity: Velocity, x: jax.Array, sigmas: np.ndarray, solver: str = "euler") -> jax.Array:
+    """The ODE from noise [P, n, L, C] to the final latents, of the same shape."""
+    return solvers.solve(velocity, solvers.solver(solver), x, sigmas, len(sigmas) - 1)
+
+
+def walk(velocity: Velocity, kernel: Kernel, grid: Grid, x, start, count, keep: np.ndarray, offset, noise: Noise | None):
+    """`count` steps from grid index `start` of all lanes of x [P, n, L, C]; both may be traced.
+
+    keep + offset: grid indices that are recorded. noise: None for the ODE. Returns the last state, (x_t, v) of the last
+    step, and what was recorded: (x_t, v, x_next), each [P, len(keep), n, L, C].
     """
 
-    def step(x, inputs):
-        i, s, s_next, level = inputs
+    def body(j, carry):
+        x, _, record = carry
+        i = start + j
+        s, s_next = grid.sigmas[i], grid.sigmas[i + 1]
         v = velocity(x, s)
-        if g is None:
+        if noise is None:
             x_next = x + v * (s_next - s)
         else:
-            mean, std = kernel.moments(x, v, s, s_next, level)
-            x_next = mean + std * jax.random.normal(jax.random.fold_in(key, i), x.shape, x.dtype)
-        return x_next, (x, v, x_next)
+            mean, std = kernel.moments(x, v, s, s_next, grid.g[i])
+            x_next = mean + std * noise(i, x.shape)
+        if len(keep):  # what is not kept is written to one row more
+            hit = keep + offset == i
+            row = jnp.where(hit.any(), hit.argmax(), len(keep))
+            put = lambda rows, a: jax.lax.dynamic_update_index_in_dim(rows, a, row, 1)
+            record = jax.tree.map(put, record, (x, v, x_next))
+        return x_next, (x, v), record
 
-    n = len(sigmas) - 1
-    level = np.zeros(n) if g is None else g
-    inputs = (jnp.arange(n), *(jnp.asarray(a, jnp.float32) for a in (sigmas[:-1], sigmas[1:], level)))
-    return jax.lax.scan(step, x, inputs)
-
-
-def sample(velocity: Velocity, x: jax.Array, sigmas: np.ndarray) -> jax.Array:
-    """The ODE from noise [P, n_lanes, L, C] to the final latents, of the same shape."""
-    return integrate(velocity, None, x, sigmas, None)[0]
-
-
-def anchor(
-    velocity: Velocity, plan: plans.Plan, kernel: Kernel, sigmas: np.ndarray, g: np.ndarray, noise: jax.Array, key: jax.Array
-) -> tuple[Trajectory, jax.Array]:
-    """The first half of a plan with an anchor: the trajectory of `rollout` whose x0 are still the draws (x_next), each to
-    be finished by `sample` from its step on, and the anchor's final latents."""
-    trajectory, _, end = _draws(velocity, plan, kernel, sigmas, g, noise, jax.random.split(key)[0])
-    return trajectory, end
+    rows = jnp.zeros((x.shape[0], len(keep) + 1, *x.shape[1:]), x.dtype) if len(keep) else None
+    x, last, record = jax.lax.fori_loop(0, count, body, (x, (x, x), (rows, rows, rows)))
+    return x, last, jax.tree.map(lambda a: a[:, :-1], record)
 
 
 def rollout(
-    velocity: Velocity, plan: plans.Plan, kernel: Kernel, sigmas: np.ndarray, g: np.ndarray, noise: jax.Array, key: jax.Array
+    velocity: Velocity,
+    plan: Plan,
+    kernel: Kernel,
+    sigmas: np.ndarray,
+    g: np.ndarray,
+    start: jax.Array,
+    noise: Noise,
+    shift: int | jax.Array = 0,
 ) -> tuple[Trajectory, jax.Array]:
     """Runs a plan.
 
-    velocity(x [P, n, L, C], s []) -> [P, n, L, C]: under each prompt's own condition, float32. noise: [P, plan.noises,
-    L, C] float32. Returns the trajectory and the anchor's final latents [P, 1, L, C] (of a plan without an anchor: the
-    first sample's).
+    start: [P, plan.noises, L, C] float32, standard normal. Returns the trajectory and the anchors' final latents
+    [P, plan.noises, L, C] (of a plan without an anchor: the first sample's).
     """
-    k_draw, k_path = jax.random.split(key)
     if plan.anchor:
-        trajectory, tail_start, end = _draws(velocity, plan, kernel, sigmas, g, noise, k_draw)
-        lanes = noise[:, :0]
-    else:
-        lanes, recorded = noise, []
+        trajectory, end = anchor(velocity, plan, kernel, sigmas, g, start, noise, shift)
+        return trajectory._replace(x0=finish(velocity, plan, sigmas, trajectory.x0)), end
+    grid = grid_of(plan, sigmas, g, shift)
+    moved = shift if plan.moving else 0
+    trained, lanes, recorded = np.asarray(plan.trained, int), start, []
     for number, segment in enumerate(plan.segments):
-        if segment.join is not None:
-            lanes = jnp.concatenate([lanes, tail_start[:, segment.join]], 1)
-        lanes = jnp.repeat(lanes, segment.branch, axis=1)
-        span = slice(segment.start, segment.stop)
-        grid = sigmas[segment.start : segment.stop + 1]
-        level = g[span] if segment.stochastic else None
-        lanes, path = integrate(velocity, kernel, lanes, grid, level, jax.random.fold_in(k_path, number))
-        if segment.stochastic:
-            kept = np.asarray([k - segment.start for k in plan.trained if segment.start <= k < segment.stop])
-            recorded.append(tuple(a[kept] for a in path))
-    x0 = lanes.reshape(lanes.shape[0], plan.branches, plan.group, *lanes.shape[2:])
-    if plan.anchor:
-        return trajectory._replace(x0=x0), end
-    x_t, v, x_next = (jnp.concatenate(parts).swapaxes(0, 1) for parts in zip(*recorded))
-    return Trajectory(x_t, x_next, _log_prob(plan, kernel, sigmas, g, x_t, v, x_next), x0), lanes[:, :1]
+        first = segment.start + (moved if number else 0)
+        count = segment.stop - segment.start + (0 if number else moved)
+        inner = range(segment.start, segment.stop - (segment.fan > 1))
+        keep = trained[np.isin(trained, inner)]
+        source = noise if set(inner) & set(plan.noisy) else None
+        lanes, (x_t, v), record = walk(velocity, kernel, grid, lanes, first, count, keep, moved, source)
+        if len(keep):
+            recorded.append(record)
+        if segment.fan > 1:
+            lanes = _draw(kernel, grid, x_t, v, first + count - 1, segment.fan, plan.fan_scale, noise)
+            recorded.append((x_t[:, None], v[:, None], lanes[:, None]))
+    x0 = _tail(velocity, plan, grid, lanes, moved)
+    final = x0.reshape(x0.shape[0], 1, plan.group, *x0.shape[2:])
+    return Trajectory(_gather(plan, kernel, grid, recorded, moved), final), x0[:, :1]
 
 
-def _draws(velocity, plan, kernel, sigmas, g, noise, key) -> tuple[Trajectory, jax.Array, jax.Array]:
-    """The anchor, and G draws from its state at every trained step: no evaluation beyond the anchor's own."""
-    end, (states, velocities, _) = integrate(velocity, kernel, noise, sigmas, None)
-    index = np.asarray(plan.trained)
-    x_t, v = states[index].swapaxes(0, 1), velocities[index].swapaxes(0, 1)  # [P, B, 1, L, C]
-    mean, std = kernel.moments(x_t, v, *_columns(plan, sigmas, g))
-    shape = (x_t.shape[0], len(index), plan.group, *x_t.shape[3:])
-    x_next = mean + std * jax.random.normal(key, shape, x_t.dtype)
-    trajectory = Trajectory(x_t, x_next, _log_prob(plan, kernel, sigmas, g, x_t, v, x_next), x_next)
-    return trajectory, x_next, end
+def anchor(velocity, plan, kernel, sigmas, g, start, noise, shift=0) -> tuple[Trajectory, jax.Array]:
+    """The first half of a plan with an anchor: the trajectory of `rollout` whose x0 are still the draws (x_next) [P, B, G, L,
+    C], each to be finished from its step on, and the anchors' final latents."""
+    del shift
+    grid = grid_of(plan, sigmas, g)
+    trained = np.asarray(plan.trained, int)
+    end, _, (x_t, v, _) = walk(velocity, kernel, grid, start, 0, plan.steps, trained, 0, None)
+    each = plan.group // plan.noises
+    drawn = [_draw(kernel, grid, x_t[:, b], v[:, b], k, each, 1.0, noise) for b, k in enumerate(plan.trained)]
+    x_next = jnp.stack(drawn, axis=1)
+    return Trajectory(_transitions(plan, kernel, grid, x_t, v, x_next, trained[:, None]), x_next), end
 
 
-def _columns(plan, sigmas, g) -> tuple[jax.Array, ...]:
-    """(s, s', g) of the trained steps, shaped [B, 1, 1, 1] against [P, B, M, L, C]."""
-    return tuple(jnp.asarray(a)[:, None, None, None] for a in plans.trained_grid(plan, sigmas, g))
+def finish(velocity: Velocity, plan: Plan, sigmas: np.ndarray, draws: jax.Array, branches: tuple[int, ...] | None = None):
+    """Final latents [P, R, S, L, C] of draws [P, R, G, L, C] of some branches (all of them by default), by ODE."""
+    branches = tuple(range(plan.branches)) if branches is None else branches
+    order, stages = plan.staircase(branches)
+    lanes, joined = draws[:, 0, :0], 0
+    enter = lambda groups: [draws[:, branches.index(b)] for b, _ in groups]
+    for stage in stages:
+        lanes = jnp.concatenate([lanes, *enter(order[joined : joined + stage.joining])], axis=1)
+        joined += stage.joining
+        s = jnp.asarray(np.repeat(sigmas[stage.points], plan.group, axis=1), jnp.float32)  # [steps + 1, lanes]
+
+        def body(i, x, s=s):
+            return x + velocity(x, s[i]) * (s[i + 1] - s[i])[:, None, None]
+
+        lanes = jax.lax.fori_loop(0, len(stage.points) - 1, body, lanes)
+    lanes = jnp.concatenate([lanes, *enter(order[joined:])], axis=1)  # draws of the last step are final
+    lanes = lanes.reshape(lanes.shape[0], len(order), plan.group, *lanes.shape[2:])
+    back = [order.index((b, i)) for b in branches for i in range(len(plan.strides))]
+    return lanes[:, np.asarray(back)].reshape(lanes.shape[0], len(branches), plan.pictures, *lanes.shape[3:])
 
 
-def _log_prob(plan, kernel, sigmas, g, x_t, v, x_next) -> jax.Array:
-    return kernel.log_prob(x_next, *kernel.moments(x_t, v, *_columns(plan, sigmas, g)))
+def _draw(kernel, grid, x_t, v, i, each: int, scale: float, noise: Noise) -> jax.Array:
+    """`each` successors of every state [P, n, L, C] at grid step i: [P, n * each, L, C]."""
+    mean, std = kernel.moments(x_t, v, grid.sigmas[i], grid.sigmas[i + 1], grid.g[i])
+    mean = jnp.repeat(mean, each, axis=1)
+    return mean + scale * std * noise(i, mean.shape)
+
+
+def _tail(velocity, plan: Plan, grid: Grid, x: jax.Array, moved) -> jax.Array:
+    """The ODE from the end of the segments to the picture, on a coarser grid where the plan says so."""
+    if plan.end >= plan.steps:
+        return x
+    first = plan.end + moved
+    left = plan.steps - first
+    if plan.tail == 1.0:
+        count = left
+        places = jnp.minimum(first + jnp.arange(plan.steps + 1), plan.steps)
+        points = grid.sigmas[places]
+    else:
+        whole = jnp.asarray([max(int(n * plan.tail + 1e-9), 1) for n in range(plan.steps + 1)])
+        count = plan.tail_steps(moved) if isinstance(moved, int) else whole[left]
+        places = jnp.minimum(first + jnp.arange(plan.steps + 1) * (left / count), plan.steps)
+        points = jnp.interp(places, jnp.arange(plan.steps + 1), grid.sigmas)
+    return solvers.solve(velocity, solvers.solver(plan.solver), x, points, count)
+
+
+def _gather(plan: Plan, kernel: Kernel, grid: Grid, recorded: list, moved) -> Transitions | None:
+    """Blocks [P, B, M] of what the segments recorded, with M states and G draws each.
+
+    Where all steps have the plan's M states they are stacked. A tree's edges, fewer at its root, are laid end to end with
+    their own states and cut into blocks of G; the last block is filled up with the last edge.
+    """
+    if not recorded:
+        return None
+    trained = np.asarray(plan.trained, int)
+    if all(x_t.shape[2] == plan.states and x_next.shape[2] == plan.group for x_t, _, x_next in recorded):
+        x_t, v, x_next = (jnp.concatenate(parts, axis=1) for parts in zip(*recorded))
+        return _transitions(plan, kernel, grid, x_t, v, x_next, trained[:, None], moved)
+    edges: tuple[list, list, list] = ([], [], [])
+    for x_t, v, x_next in recorded:
+        each = x_next.shape[2] // x_t.shape[2]
+        for found, a in zip(edges, (jnp.repeat(x_t, each, 2), jnp.repeat(v, each, 2), x_next)):
+            found.append(a.reshape(a.shape[0], -1, *a.shape[3:]))
+    index = in_blocks(plan, np.repeat(trained, plan.draws))
+
+    def cut(parts):
+        flat = jnp.concatenate(parts, axis=1)
+        filled = jnp.concatenate([flat, jnp.repeat(flat[:, -1:], index.size - flat.shape[1], axis=1)], axis=1)
+        return filled.reshape(flat.shape[0], *index.shape, *flat.shape[2:])
+
+    return _transitions(plan, kernel, grid, *map(cut, edges), index, moved)
+
+
+def in_blocks(plan: Plan, edges):
+    """A value for each edge [..., E] -> [..., B, G], the last one repeated to fill; of numpy's or JAX's kind."""
+    xp = np if isinstance(edges, np.ndarray) else jnp
+    missing = plan.blocks * plan.group - edges.shape[-1]
+    filled = xp.concatenate([edges, xp.repeat(edges[..., -1:], missing, axis=-1)], axis=-1)
+    return filled.reshape(*edges.shape[:-1], plan.blocks, plan.group)
+
+
+def _transitions(plan: Plan, kernel: Kernel, grid: Grid, x_t, v, x_next, index: np.ndarray, moved=0) -> Transitions:
+    """Transitions with their densities. index: grid step of each state, broadcast against [B, M]."""
+    prompts, blocks, states = x_t.shape[:3]
+    fans = [s.stop - 1 for s in plan.segments if s.fan > 1]
+    wide = np.where(np.isin(index, fans), plan.fan_scale if plan.fan_density else 1.0, 1.0)
+    i = jnp.asarray(index) + moved
+    parts = (grid.sigmas[i], grid.sigmas[i + 1], grid.g[i], jnp.asarray(wide, jnp.float32))
+    steps = Steps(*(jnp.broadcast_to(a, (prompts, blocks, states)) for a in parts))
+    mean, std = kernel.moments(x_t, v, *(a[..., None, None] for a in steps[:3]))
+    return Transitions(x_t, x_next, log_density(kernel, x_next, mean, std[..., 0, 0] * steps.stretch), steps)
+
+
+def log_density(kernel: Kernel, x_next: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """[..., G] of x_next [..., G, L, C] under mean [..., M, L, C] and std [..., M]; draw i left state i // (G / M)."""
+    states, draws = mean.shape[-3], x_next.shape[-3]
+    apart = x_next.reshape(*x_next.shape[:-3], states, draws // states, *x_next.shape[-2:])
+    found = kernel.log_prob(apart, mean[..., None, :, :], std[..., None, None, None])
+    return found.reshape(*found.shape[:-2], draws)

@@ -24,13 +24,15 @@ from mvgrpo_jax.programs import DTYPES
 def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *, solver: str = "ode", eta: float = 0.7):
     """A jitted (params of all components, ids_clip, ids_t5, latents [N, L, C], key) -> pictures [N, H, W, 3] in [0, 1]."""
     kernel = sde.kernel("flow")
-    g = kernel.noise(sigmas, eta) if solver == "sde" else None
+    g = kernel.noise(sigmas, eta)
+    grid = rollout.Grid(jnp.asarray(sigmas, jnp.float32), jnp.asarray(g, jnp.float32))
 
     @jax.jit
     def run(params, ids_clip, ids_t5, latents, key):
         condition = pipelines.encode(pipeline, params, ids_clip, ids_t5, policy.dtype)
         velocity = lambda x, s: policy.velocity(params["transformer"], x, s, condition)
-        x0, _ = rollout.integrate(velocity, kernel, latents[:, None], sigmas, g, key)
+        noise = rollout.normals(key) if solver == "sde" else None
+        x0 = rollout.walk(velocity, kernel, grid, latents[:, None], 0, len(g), np.arange(0), 0, noise)[0]
         return pipelines.decode(pipeline, params["vae"], x0[:, 0], policy.grid, policy.dtype)
 
     return run

@@ -16,11 +16,22 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """noise(sigmas [N + 1], level) -> g [N]; moments(x, v, s, s_next, g) -> (mean, std); log_prob(x_next, mean, std)."""
+    """level(s, s_next, eta) -> g of a step that starts at s < 1; moments(x, v, s, s_next, g) -> (mean, std); log_prob(x_next,
+    mean, std)."""
 
-    noise: Callable[[np.ndarray, float], np.ndarray]
+    level: Callable[..., jax.Array]
     moments: Callable[..., tuple[jax.Array, jax.Array]]
     log_prob: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+    def noise(self, sigmas: np.ndarray, eta: float) -> np.ndarray:
+        """g [N] of the steps of a grid [N + 1], float64. At s = 1, where Flow-GRPO's g is infinite, 1 - s is taken at the
+        grid's second value: g = eta sqrt(1 / (1 - s_1))."""
+        s, s_next = np.asarray(sigmas[:-1], np.float64), np.asarray(sigmas[1:], np.float64)
+        first = s == 1.0
+        guarded = np.where(first, sigmas[1], s)
+        g = np.asarray(self.level(guarded, s_next, eta), np.float64)
+        # level(s_1) has s_1 in its numerator too, where s itself, 1, belongs
+        return np.where(first & (self.level is flow_level), g / np.sqrt(guarded), g)
 
 
 def score_moments(x, v, s, s_next, g) -> tuple[jax.Array, jax.Array]:
@@ -53,27 +64,28 @@ def squared_error_log_prob(x_next, mean, std) -> jax.Array:
     return jnp.mean(-((x_next - mean) ** 2), (-2, -1))
 
 
-def flow_noise(sigmas: np.ndarray, level: float) -> np.ndarray:
-    """g = level sqrt(s / (1 - s)); at s = 1 the denominator uses the grid's second value (Flow-GRPO)."""
-    s = np.asarray(sigmas[:-1], np.float64)
-    guarded = np.where(s == 1.0, sigmas[1], s)
-    return level * np.sqrt(s / (1.0 - guarded))
+def flow_level(s, s_next, eta):
+    """g = eta sqrt(s / (1 - s)) (Flow-GRPO)."""
+    del s_next
+    return eta * (s / (1.0 - s)) ** 0.5
 
 
-def constant_noise(sigmas: np.ndarray, level: float) -> np.ndarray:
-    """g = level at every step (DanceGRPO)."""
-    return np.full(len(sigmas) - 1, level, np.float64)
+def constant_level(s, s_next, eta):
+    """g = eta at every step (DanceGRPO)."""
+    del s_next
+    return eta + 0.0 * s
 
 
-def cps_noise(sigmas: np.ndarray, level: float) -> np.ndarray:
-    """g = s' sin(level pi / 2): the step's deviation itself (Flow-CPS)."""
-    return np.asarray(sigmas[1:], np.float64) * np.sin(level * np.pi / 2)
+def cps_level(s, s_next, eta):
+    """g = s' sin(eta pi / 2): the step's deviation itself (Flow-CPS)."""
+    del s
+    return s_next * np.sin(eta * np.pi / 2)
 
 
 KERNELS = {
-    "flow": Kernel(flow_noise, score_moments, gaussian_log_prob),
-    "dance": Kernel(constant_noise, score_moments, gaussian_log_prob),
-    "cps": Kernel(cps_noise, cps_moments, squared_error_log_prob),
+    "flow": Kernel(flow_level, score_moments, gaussian_log_prob),
+    "dance": Kernel(constant_level, score_moments, gaussian_log_prob),
+    "cps": Kernel(cps_level, cps_moments, squared_error_log_prob),
 }
 
 

@@ -14,11 +14,33 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from mvgrpo_jax import checkpoint, data, enhancers, evaluate, export, metrics, objectives, pictures, report, rewards, sharding
+from mvgrpo_jax import (
+    budget,
+    checkpoint,
+    data,
+    enhancers,
+    evaluate,
+    export,
+    metrics,
+    objectives,
+    pictures,
+    report,
+    rewards,
+    sharding,
+)
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.policy import assemble
-from mvgrpo_jax.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, Programs, dtype_of, network_options
+from mvgrpo_jax.programs import (
+    EXAMPLES,
+    ROLLOUT_NOISE,
+    ROLLOUT_STEPS,
+    Programs,
+    dtype_of,
+    needs_old,
+    network_options,
+    sampler_of,
+)
 from mvgrpo_jax.text import TextEncoder
 from mvgrpo_jax.types import Batch, Trajectory
 
@@ -50,10 +72,13 @@ class Run:
         export.check(config)
         self.text = TextEncoder.of(config, self.programs, self.pipeline)
         self.prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
-        self.stream = data.stream(self.prompts, config.prompts_per_iteration, config.seed)
+        chooser = self.programs.algorithm.chooser
+        self.memory = chooser.memory if chooser else None
+        drawn = config.prompts_per_iteration * (chooser.count if chooser else 1)
+        self.stream = data.stream(self.prompts, drawn, config.seed)
         self.enhancer = enhancers.make(config, self.prompts, self.text.fit)
         eager = self.enhancer is not None and self.enhancer.eager
-        self.overlap = eager and config.views.overlap and self.programs.algorithm.plan.separable
+        self.overlap = eager and config.views.overlap and self.programs.algorithm.plan.separable and not chooser
         self.judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
         self.weights = {name: weight for name, weight in config.rewards.items() if weight}
         if not self.weights:
@@ -72,15 +97,19 @@ class Run:
         self.frozen = transformer if self.programs.lora else None
         self.initial = export.starting_adapters(config, self.programs) if self.programs.lora else transformer
         # The reference policy of the KL term is the initial one; without the term nothing is kept.
-        self.reference = jax.tree.map(jnp.copy, self.initial) if config.algorithm.kl else None
+        self.reference = jax.tree.map(jnp.copy, self.initial) if self.programs.algorithm.objective.reference else None
 
     def prepare(self, iteration: int, params, prompts: list[str], clock: Clock) -> tuple[Batch, dict[str, float], dict]:
         """Samples, views, rewards, advantages: the batch of an update, what to log, and the pictures."""
         programs = self.programs
+        moment = programs.algorithm.schedule(iteration)
         with clock("text"):
             condition = self.text.encode(prompts)
-        session = self.enhancer.begin(iteration, prompts, programs.algorithm.plan.branches) if self.enhancer else None
-        trajectory, images = self.draw(iteration, params, condition, session, clock)
+        if programs.algorithm.chooser:
+            trajectory, images, prompts, session = self.choose(iteration, params, condition, prompts, clock)
+        else:
+            session = self.begin(iteration, prompts)
+            trajectory, images = self.draw(iteration, params, condition, session, clock, moment.shift)
         require_finite(images, "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
         captions = [[[p] * images.shape[1] for p in prompts]]
         with clock("enhance"):
@@ -94,12 +123,15 @@ class Run:
         with clock("text"):
             views = self.text.encode_views(captions)
         active = np.asarray([[[t is not None for t in p] for p in view] for view in captions])
-        advantage = programs.advantage({n: jnp.asarray(scores[n]) for n in self.weights})
+        trained = {n: jnp.asarray(scores[n]) for n in self.weights}
+        key = programs.key(iteration, EXAMPLES)
+        chosen = programs.examples(key, trajectory, trained, self.memory, moment.stage)
+        view_weight = objectives.view_weights(active, self.config.views.aggregate)[..., None]  # [V, P, R, 1]
         batch = Batch(
-            trajectory=trajectory,
+            transitions=chosen.transitions,
             views=views,
-            advantage=jax.device_put(advantage, programs.batch(1)),
-            weight=jax.device_put(objectives.view_weights(active, self.config.views.aggregate), programs.batch(1)),
+            advantage=chosen.advantage,
+            weight=jax.device_put(view_weight * chosen.weight, programs.batch(1)),
         )
         log = {f"reward/{n}": float(s[0].mean()) for n, s in scores.items()}
         log |= {f"reward_std/{n}": float(s[0].std(-1).mean()) for n, s in scores.items()}
@@ -107,13 +139,44 @@ class Run:
             log[f"reward_views/{name}"] = float(scores[name][active].mean())
             flat = scores[name].max(-1) - scores[name].min(-1) < 1e-6
             log[f"zero_std/{name}"] = float(flat[active].mean())
-        log["advantage/abs"] = float(np.abs(sharding.to_host(advantage)).mean())
+        log["advantage/abs"] = float(np.abs(sharding.to_host(chosen.advantage)).mean())
         log["views/active"] = float(active.sum(0).mean())
         log |= self.enhancer.log() if self.enhancer else {}
-        return batch, log, {"images": images, "captions": captions, "scores": scores}
+        if programs.algorithm.plan.moving:
+            log["rollout/shift"] = float(moment.shift)
+        return batch, log, {"images": images, "captions": captions, "scores": scores, "prompts": prompts}
 
-    def draw(self, iteration: int, params, condition, session, clock: Clock) -> tuple[Trajectory, np.ndarray]:
-        """The rollout and its pictures [P, R, G, H, W, 3], which the session gets too.
+    def begin(self, iteration: int, prompts: list[str]):
+        """The captions' session of an iteration, None without an enhancer."""
+        return self.enhancer.begin(iteration, prompts, self.programs.algorithm.plan.branches) if self.enhancer else None
+
+    def choose(self, iteration: int, params, condition, prompts: list[str], clock: Clock):
+        """Anchors of all prompts, and a rollout of those that the chooser keeps: (trajectory, pictures, prompts, session)."""
+        programs, decoder = self.programs, self.pipeline.params["vae"]
+        chooser, plan = programs.algorithm.chooser, programs.algorithm.plan
+        keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
+        with clock("rollout"):
+            trajectory, end = programs.anchor(params, condition, *keys, 0)
+            images = sharding.to_host(programs.decode(decoder, end[:, None]))[:, :, :1]
+        with clock("reward"):
+            captions = [[[p] for p in prompts]]
+            score = sum(w * self.judges[n].score(images, captions)[0, :, 0, 0] for n, w in self.weights.items())
+            kept, self.memory = chooser.choose(score.reshape(-1, chooser.count), self.memory)
+        rows = np.arange(len(kept)) * chooser.count + kept
+        trajectory, condition = programs.keep((trajectory, condition), rows)
+        prompts = [prompts[i] for i in rows]
+        session = self.begin(iteration, prompts)
+        with clock("rollout"):
+            x0 = programs.finish(tuple(range(plan.branches)))(params, condition, trajectory.x0)
+            jax.block_until_ready(x0)
+        with clock("decode"):
+            images = sharding.to_host(programs.decode(decoder, x0))
+        for branch in range(images.shape[1]) if session else ():
+            session.add(branch, images[:, branch])
+        return trajectory._replace(x0=x0), images, prompts, session
+
+    def draw(self, iteration: int, params, condition, session, clock: Clock, shift: int = 0) -> tuple[Trajectory, np.ndarray]:
+        """The rollout and its pictures [P, R, S, H, W, 3], which the session gets too.
 
         Overlapped, every branch is finished and decoded by itself, the shortest first: the session has the pictures of one
         while the device works on the next.
@@ -122,7 +185,7 @@ class Run:
         keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
         if not self.overlap:
             with clock("rollout"):
-                trajectory, _ = programs.rollout(params, condition, *keys)
+                trajectory, _ = programs.rollout(params, condition, *keys, shift)
                 jax.block_until_ready(trajectory.x0)
             with clock("decode"):
                 images = sharding.to_host(programs.decode(decoder, trajectory.x0))
@@ -130,10 +193,10 @@ class Run:
                 session.add(branch, images[:, branch])
             return trajectory, images
         with clock("rollout"):
-            trajectory, _ = programs.anchor(params, condition, *keys)
+            trajectory, _ = programs.anchor(params, condition, *keys, shift)
             ends, painted = {}, {}
-            for branch in reversed(range(len(programs.tails))):
-                ends[branch] = programs.tails[branch](params, condition, trajectory.x0[:, branch])
+            for branch in reversed(range(programs.algorithm.plan.branches)):
+                ends[branch] = programs.finish((branch,))(params, condition, trajectory.x0[:, branch : branch + 1])[:, 0]
                 painted[branch] = programs.decode(decoder, ends[branch])
             images = {}
             for branch, picture in painted.items():
@@ -143,15 +206,17 @@ class Run:
             x0 = jax.device_put(jnp.stack([ends[b] for b in order], axis=1), programs.batch())
             return trajectory._replace(x0=x0), np.stack([images[b] for b in order], axis=1)
 
-    def update(self, state, batch: Batch) -> tuple:
-        """All updates of one rollout. Returns the new state and the metrics of the first update and the last."""
-        programs, count = self.programs, self.config.train.updates_per_rollout
-        if count > 1 or self.programs.updater.per_step:
-            batch = batch._replace(old_log_prob=programs.old_log_probs(assemble(state.params, self.frozen), batch))
+    def update(self, state, batch: Batch, iteration: int) -> tuple:
+        """All passes over one rollout. Returns the new state and the metrics of every pass."""
+        programs, count = self.programs, self.config.train.passes
+        if needs_old(self.config, programs):
+            batch = batch._replace(old=programs.old_densities(assemble(sampler_of(state), self.frozen), batch))
         history = []
         for _ in range(count):
             state, values = programs.update(state, self.reference, batch, self.frozen)
             history.append(values)
+        if programs.algorithm.follow:
+            state = programs.follow(state, np.float32(programs.algorithm.follow(iteration)))
         return state, history
 
     def weights_of(self, state):
@@ -192,12 +257,13 @@ def finish_metrics(iteration: int, history: list[dict], log: dict[str, float]) -
         part = "loss" if not math.isfinite(culprit["loss"]) else "gradient"
         raise UserError(
             f"iteration {iteration}: the {part} is not finite (loss {culprit['loss']}, gradient norm {culprit['grad_norm']}, "
-            f"largest ratio {culprit['ratio/max']}); the update was not applied and the last checkpoint is intact. Lower "
-            "config.optimizer.learning_rate or raise precision (config.train.dtype=float32)"
+            f"largest ratio {culprit.get('ratio/max', 'none')}); the update was not applied and the last checkpoint is intact. "
+            "Lower config.optimizer.learning_rate or raise precision (config.train.dtype=float32)"
         )
     last = {k: v for k, v in values[-1].items() if k != "non_finite"}
-    first = {"ratio/first_update_error": max(abs(values[0]["ratio/min"] - 1), abs(values[0]["ratio/max"] - 1))}
-    return log | last | first
+    if "ratio/min" in last:
+        last["ratio/first_update_error"] = max(abs(values[0]["ratio/min"] - 1), abs(values[0]["ratio/max"] - 1))
+    return log | last
 
 
 def train(config, workdir: str | Path) -> Path:
@@ -225,16 +291,19 @@ def loop(run: Run) -> Path:
         state, saved = store.restore(start, checkpoint.abstract(shapes, programs.state_shardings))
         run.stream.set_state(saved["stream"])
         best = saved["best"] if saved["best"] is not None else -math.inf
+        run.memory = None if saved["memory"] is None else np.asarray(saved["memory"], np.float32)
         print(f"going on from iteration {start}")
     else:
         state = programs.init(run.initial)
-        print(describe(run))
+        plan = budget.of(config, programs)
+        print(plan.describe(config.algorithm.name, list(run.mesh.devices.flat)))
     run.initial = None  # the state holds it now
     writer = metrics.Writer(workdir, start)
     stop = interrupted()
 
     def saved() -> dict:
-        return {"stream": run.stream.get_state(), "best": best if math.isfinite(best) else None}
+        memory = None if run.memory is None else np.asarray(run.memory).tolist()
+        return {"stream": run.stream.get_state(), "best": best if math.isfinite(best) else None, "memory": memory}
 
     # --- iterations --------------------------------------------------------------------------------------------------
     bar = tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc=config.algorithm.name)
@@ -250,18 +319,18 @@ def loop(run: Run) -> Path:
         before = saved()
         prompts = [str(p) for p in next(run.stream)]
         try:
-            batch, log, shown = run.prepare(iteration, assemble(state.params, run.frozen), prompts, clock)
+            batch, log, shown = run.prepare(iteration, assemble(sampler_of(state), run.frozen), prompts, clock)
         except enhancers.Outage:
             if pending and store.latest() != iteration:  # nothing that was trained is lost, and this batch comes again
                 flush(writer, bar, *pending)
                 store.save(iteration, state, before)
             store.wait()
             raise
-        state, history = run.update(state, batch)
+        state, history = run.update(state, batch, iteration)
         if pending:
             flush(writer, bar, *pending)
         if iteration % config.log.images_every == 0:
-            draw_groups(workdir / "samples" / f"{iteration:06d}.png", iteration, prompts, shown)
+            draw_groups(workdir / "samples" / f"{iteration:06d}.png", iteration, shown)
         log |= scores | clock.spent | {"time/iteration": time.perf_counter() - began}
         pending = (iteration, history, log)
         done = iteration + 1
@@ -306,23 +375,10 @@ def interrupted() -> list:
     return asked
 
 
-def describe(run: Run) -> str:
-    """What an iteration costs, in counts."""
-    config, plan = run.config, run.programs.algorithm.plan
-    views, prompts = config.views.count + 1 if run.enhancer else 1, config.prompts_per_iteration
-    updates = config.train.updates_per_rollout * (len(plan.trained) if run.programs.updater.per_step else 1)
-    forwards = len(plan.trained) * plan.states * views * prompts
-    return (
-        f"{config.algorithm.name}: {prompts} prompts x {plan.images} pictures, {plan.evaluations * prompts} model "
-        f"evaluations a rollout; {views} views x {len(plan.trained)} trained steps x {plan.states} states = {forwards} "
-        f"forward-backward passes; {updates} optimiser steps an iteration"
-    )
-
-
-def draw_groups(path: Path, iteration: int, prompts: list[str], shown: dict) -> None:
+def draw_groups(path: Path, iteration: int, shown: dict) -> None:
     """The groups of the first branch: each picture with the caption of its view and its reward under the prompt. Beside the
     picture a JSON file has every caption of every branch and its mean reward over the group."""
-    images, captions, scores = shown["images"], shown["captions"], shown["scores"]
+    images, captions, scores, prompts = (shown[k] for k in ("images", "captions", "scores", "prompts"))
     rows, titles, table = [], [], []
     for v, p, r in np.ndindex(len(captions), len(prompts), images.shape[1]):
         means = {n: round(float(s[v, p, r].mean()), 5) for n, s in scores.items() if v < len(s)}
@@ -334,7 +390,7 @@ def draw_groups(path: Path, iteration: int, prompts: list[str], shown: dict) -> 
         row = []
         for g in range(images.shape[2]):
             numbers = ", ".join(f"{n} {s[0, p, 0, g]:.2f}" for n, s in scores.items())
-            view = captions[g + 1][p][0] if len(captions) > g + 1 else None
+            view = captions[g + 1][p][0] if len(captions) > g + 1 else None  # view g + 1 describes sample g
             row.append((images[p, 0, g], f"[{numbers}] {view or ''}"))
         rows.append(row)
     pictures.sheet(rows, path, titles=titles, title=f"iteration {iteration}", cell=96)

@@ -33,7 +33,9 @@ def test_kl_of_two_gaussians():
     p = np.exp(-0.5 * ((grid[:, None, None, None] - a) / s) ** 2) / (s * np.sqrt(2 * np.pi))
     log = -0.5 * ((grid[:, None, None, None] - a) / s) ** 2 + 0.5 * ((grid[:, None, None, None] - b) / s) ** 2
     want = (p * log).sum(0) * (grid[1] - grid[0])
-    np.testing.assert_allclose(objectives.gaussian_kl(jnp.asarray(a), jnp.asarray(b), s), want.mean((-2, -1)), rtol=1e-4)
+    np.testing.assert_allclose(
+        objectives.gaussian_kl(jnp.asarray(a), jnp.asarray(b), jnp.asarray([s])), want.mean((-2, -1)), rtol=1e-4
+    )
 
 
 def test_view_weights():

@@ -64,9 +64,17 @@ def test_unknown_topologies(text, message):
 
 
 def test_overrides_are_typed_and_checked():
-    words = ["--config.lora.rank=8", "--config.sampling.trained_steps=(0, 2)", "--config.algorithm.global_std=true"]
+    words = [
+        "--config.lora.rank=8",
+        "--config.algorithm.mvgrpo.trained_steps=(0, 2)",
+        "--config.algorithm.flow_grpo.global_std=false",
+    ]
     config = configuration.from_arguments("configs/flux_nano.py", words)
-    assert config.lora.rank == 8 and config.sampling.trained_steps == (0, 2) and config.algorithm.global_std is True
+    assert (
+        config.lora.rank == 8
+        and config.algorithm.mvgrpo.trained_steps == (0, 2)
+        and config.algorithm.flow_grpo.global_std is False
+    )
     for word, message in (
         ("--config.lora.rnk=8", "Did you mean 'lora.rank'"),
         ("--config.lora.rank=x", "expected int"),
@@ -81,7 +89,7 @@ SMALL = [
     "--config.group_size=3",
     "--config.views.count=1",
     "--config.sampling.steps=3",
-    "--config.sampling.trained_steps=(0,)",
+    "--config.algorithm.mvgrpo.trained_steps=(0,)",
 ]
 
 
@@ -159,7 +167,8 @@ import dataclasses
 from mvgrpo_jax import configuration, targets
 targets.prepare_environment()
 from mvgrpo_jax import planning
-words = ["prompts_per_iteration=128", "group_size=2", "views.count=9", "sampling.steps=2", "sampling.trained_steps=(0,)"]
+words = ["prompts_per_iteration=128", "group_size=2", "views.count=9", "sampling.steps=2"]
+words += ["algorithm.mvgrpo.trained_steps=(0,)"]
 words += ["mesh.fsdp=4", "train.remat=full"]
 config = configuration.from_arguments("configs/flux_nano.py", [f"--config.{w}" for w in words])
 costs, _ = planning.measure(config, "h200:1x4", ("update",))

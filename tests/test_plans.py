@@ -8,7 +8,9 @@ from mvgrpo_jax import plans
 def test_the_papers_rollout_has_592_evaluations():
     plan = plans.shared_anchor(16, (0, 2, 4, 6), 12)
     assert plan.evaluations == 16 + 12 * (15 + 13 + 11 + 9) == 592
-    assert plan.lanes() == [12, 24, 36, 48]
+    order, stages = plan.staircase((0, 1, 2, 3))
+    assert order == [(0, 0), (1, 0), (2, 0), (3, 0)]  # the tail of step 0 is the longest, two alone, two with the next ...
+    assert [(s.joining, len(s.points) - 1) for s in stages] == [(1, 2), (1, 2), (1, 2), (1, 9)]
     assert (plan.branches, plan.states, plan.images) == (4, 1, 48)
 
 
@@ -21,7 +23,8 @@ def test_independent_samples():
     plan = plans.window(10, 0, 10, 6, trained=range(9))
     assert plan.evaluations == 60 and plan.states == 6 and plan.branches == 1
     same = plans.window(10, 2, 5, 6, same_noise=True)
-    assert same.noises == 1 and same.lanes() == [6, 6, 6] and same.trained == (2, 3, 4)
+    assert same.noises == 1 and same.lanes() == [1, 6, 6] and same.trained == (2, 3, 4)
+    assert same.evaluations == 3 + 2 * 6 + 5 * 6  # what the group shares is evaluated once
 
 
 @pytest.mark.parametrize("trained", [(), (3, 1), (0, 0), (-1,), (4,)])

@@ -1,5 +1,7 @@
 """Rollouts against plain loops over samples, and their number of model evaluations counted in the program."""
 
+import collections
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,20 +13,22 @@ from mvgrpo_jax.models import flux
 from tests import tiny
 
 KERNEL, PROMPTS, TOKENS, CHANNELS = sde.kernel("flow"), 2, 3, 2
+Drawn = collections.namedtuple("Drawn", "x_t x_next log_prob steps x0")
 W = jnp.asarray(np.random.default_rng(0).normal(size=(CHANNELS, CHANNELS)), jnp.float32)
 
 
 def velocity(x, s):
     """Nonlinear, with a batch of lanes."""
-    return jnp.tanh(x @ W) * (0.5 + s) - 0.3 * x
+    return jnp.tanh(x @ W) * (0.5 + jnp.asarray(s)[..., None, None]) - 0.3 * x
 
 
 def run(plan, seed=0):
     sigmas = schedules.static(plan.steps, 3.0)
     g = KERNEL.noise(sigmas, 0.7)
     noise = jax.random.normal(jax.random.key(seed), (PROMPTS, plan.noises, TOKENS, CHANNELS))
-    out, end = rollout.rollout(velocity, plan, KERNEL, sigmas, g, noise, jax.random.key(1))
-    return jax.tree.map(np.asarray, out), np.asarray(end), sigmas, g, np.asarray(noise)
+    out, end = rollout.rollout(velocity, plan, KERNEL, sigmas, g, noise, rollout.normals(jax.random.key(1)))
+    out = jax.tree.map(np.asarray, out)
+    return Drawn(*out.transitions, out.x0), np.asarray(end), sigmas, g, np.asarray(noise)
 
 
 def euler(x, sigmas, start, stop):
@@ -93,7 +97,9 @@ def test_the_program_holds_exactly_the_stated_evaluations(plan, evaluations):
 
     def program(params):
         field = lambda x, s: net.velocity(params, x, s, prompt)
-        return rollout.rollout(field, plan, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), noise, jax.random.key(0))
+        return rollout.rollout(
+            field, plan, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), noise, rollout.normals(jax.random.key(0))
+        )
 
     one = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT)
     assert flops.count(program, params) == evaluations * PROMPTS * one

@@ -26,7 +26,7 @@ def small_config(**changes):
     c = flux_nano.get_config()
     c.iterations, c.prompts_per_iteration, c.group_size = 4, 2, 3
     c.views.count = 2
-    c.sampling.steps, c.sampling.trained_steps = 4, (0, 1)
+    c.sampling.steps, c.algorithm.mvgrpo.trained_steps = 4, (0, 1)
     c.eval.every, c.eval.steps, c.prompts.eval_count = 2, 2, 4
     c.checkpoint.every = 2
     c.ema.decay = 0.5
@@ -116,7 +116,7 @@ def test_adapters_are_trained_exported_and_started_from(tmp_path):
     first = small_config(iterations=2)
     first.lora.update(rank=4, alpha=6.0)
     first.optimizer.learning_rate, first.optimizer.warmup, first.ema.decay = 0.02, 0, 0.0
-    first.algorithm.kl = 0.01
+    first.algorithm.mvgrpo.kl = 0.01
     first.checkpoint.every, first.export.at_checkpoints = 1, True
     folder = train.train(first, tmp_path / "first")
     assert folder == tmp_path / "first" / "lora" and (tmp_path / "first" / "exports" / "000001" / "lora").is_dir()
@@ -193,7 +193,7 @@ SMALL = [
     "--config.group_size=3",
     "--config.views.count=2",
     "--config.sampling.steps=4",
-    "--config.sampling.trained_steps=(0,1)",
+    "--config.algorithm.mvgrpo.trained_steps=(0,1)",
     "--config.eval.every=2",
     "--config.eval.steps=2",
     "--config.prompts.eval_count=4",

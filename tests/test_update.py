@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mvgrpo_jax import flops, objectives, plans, sharding
+from mvgrpo_jax import credit, flops, objectives, plans, schedules, sharding
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.types import Condition
@@ -21,18 +21,20 @@ FULL = plans.window(4, 0, 4, 3, trained=(0, 1, 2))
 
 @pytest.fixture(scope="module")
 def shared():
-    up, params = tiny.updater(PLAN)
-    return up, params, tiny.draw(up, params, views=3)
+    up, params = tiny.updater()
+    return up, params, tiny.draw(up, params, PLAN, views=3)
 
 
 def gradients(up, params, batch):
-    steps, views, prompts, _ = up.units(batch)
-    return jax.jit(up.gradients, static_argnums=())(params, None, None, batch, jnp.arange(steps * views * prompts))
+    sizes = up.sizes(batch)
+    numbers = jnp.arange(sizes.blocks * sizes.block)
+    return jax.jit(up.gradients)(params, None, None, None, batch, numbers)
 
 
-def plain_gradient(up, params, batch, old, clip):
+def plain_gradient(up, params, plan, batch, old, clip):
     """(loss, gradient) of the objective as printed: a sum over views, prompts, steps and samples, a model call each."""
-    trajectory, plan = batch.trajectory, up.algorithm.plan
+    trajectory, sigmas = batch.transitions, schedules.static(plan.steps, 3.0)
+    g = tiny.KERNEL.noise(sigmas, 0.7)
     views, prompts = batch.weight.shape[:2]
 
     @jax.jit
@@ -56,25 +58,24 @@ def plain_gradient(up, params, batch, old, clip):
             trajectory.x_t[p, b, 0 if plan.anchor else i],
             trajectory.x_next[p, b, i],
             Condition(batch.views.txt[v, p, r][None], batch.views.pooled[v, p, r][None]),
-            tuple(jnp.float32(a) for a in (up.sigmas[k], up.sigmas[k + 1], up.g[k])),
-            None if old is None else old[v, p, b, i],
-            batch.advantage[v, p, r, i],
+            tuple(jnp.float32(a) for a in (sigmas[k], sigmas[k + 1], g[k])),
+            None if old is None else old[v, p, b, 0, i],
+            batch.advantage[v, p, b, i],
         )
-        weight = batch.weight[v, p, r] / (prompts * len(plan.trained) * plan.group)
+        weight = batch.weight[v, p, b, i] / (prompts * len(plan.trained) * plan.group)
         total, grads = total + weight * loss, jax.tree.map(lambda a, d, w=weight: a + w * d, grads, grad)
     return total, grads
 
 
 @pytest.mark.parametrize("plan, clip", [(PLAN, 1e-4), (PLAN, 1e-3), (FULL, 1e-4)], ids=["shared", "off-policy", "full"])
 def test_gradient_equals_a_loop_without_sharing(plan, clip):
-    up, params = tiny.updater(plan, clip)
-    batch = tiny.draw(up, params, views=2)
+    up, params = tiny.updater(clip)
+    batch = tiny.draw(up, params, plan, views=2)
     if clip > 1e-4:  # away from the rollout's parameters, so that ratios differ from 1 and some are clipped
-        old = jax.jit(up.old_log_probs)(params, batch)
-        batch = batch._replace(old_log_prob=old)
+        batch = batch._replace(old=jax.jit(up.old_densities)(params, batch))
         params = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
     loss, grads, metrics = gradients(up, params, batch)
-    want_loss, want = plain_gradient(up, params, batch, batch.old_log_prob, clip)
+    want_loss, want = plain_gradient(up, params, plan, batch, batch.old and batch.old.log_prob, clip)
     if clip > 1e-4:
         assert metrics["sum/clip/low"].sum() > 0 and metrics["sum/clip/high"].sum() > 0
     np.testing.assert_allclose(loss, want_loss, rtol=1e-4, atol=1e-6)
@@ -90,18 +91,18 @@ def test_ratio_is_exactly_one_before_the_first_update(shared):
 def test_every_views_own_denominator_gives_ratio_one(shared):
     """With old log-probabilities computed beforehand, under each view; the rollout's own would be off by far."""
     up, params, batch = shared
-    old = jax.jit(up.old_log_probs)(params, batch)
-    assert old.shape == (3, 2, 2, 4)
-    _, metrics = jax.jit(up.update)(up.init(params), None, batch._replace(old_log_prob=old))
+    old = jax.jit(up.old_densities)(params, batch)
+    assert old.log_prob.shape == (3, 2, 2, 1, 4) and old.mean is None
+    _, metrics = jax.jit(up.update)(up.init(params), None, batch._replace(old=old))
     assert abs(metrics["ratio/min"] - 1) < 2e-6 and abs(metrics["ratio/max"] - 1) < 2e-6
-    rollouts = batch.trajectory.log_prob
-    np.testing.assert_allclose(old[0], rollouts, atol=2e-6)
-    assert np.abs(old[1:] - rollouts).max() > 1e-4
+    rollouts = batch.transitions.log_prob
+    np.testing.assert_allclose(old.log_prob[0, :, :, 0], rollouts, atol=2e-6)
+    assert np.abs(old.log_prob[1:, :, :, 0] - rollouts).max() > 1e-4
 
 
 def test_the_second_update_of_a_rollout_is_off_policy(shared):
     up, params, batch = shared
-    batch = batch._replace(old_log_prob=jax.jit(up.old_log_probs)(params, batch))
+    batch = batch._replace(old=jax.jit(up.old_densities)(params, batch))
     step = jax.jit(up.update)
     state, first = step(up.init(params), None, batch)
     _, second = step(state, None, batch)
@@ -112,11 +113,11 @@ def test_no_further_view_is_single_view_grpo(shared):
     """K = 0, and K = 2 with the other views masked, are the same update."""
     up, params, batch = shared
     alone = batch._replace(
-        views=jax.tree.map(lambda a: a[:1], batch.views), advantage=batch.advantage[:1], weight=jnp.ones((1, 2, 2))
+        views=jax.tree.map(lambda a: a[:1], batch.views), advantage=batch.advantage[:1], weight=jnp.ones((1, 2, 2, 4))
     )
     active = np.zeros((3, 2, 2), bool)
     active[0] = True
-    masked = batch._replace(weight=objectives.view_weights(active, "mean"))
+    masked = batch._replace(weight=batch.weight * 0 + objectives.view_weights(active, "mean")[..., None])
     one, want, _ = gradients(up, params, alone)
     two, got, _ = gradients(up, params, masked)
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-8)
@@ -126,7 +127,7 @@ def test_no_further_view_is_single_view_grpo(shared):
 def test_a_view_of_equal_rewards_contributes_nothing(shared):
     up, params, batch = shared
     reward = jax.random.normal(jax.random.key(0), batch.advantage.shape).at[1].set(0.1)
-    advantage = up.algorithm.advantage({"judge": reward})
+    advantage = credit.group_advantage(reward)
     np.testing.assert_array_equal(advantage[1], 0.0)
     _, got, _ = gradients(up, params, batch._replace(advantage=advantage))
     without = batch._replace(advantage=advantage, weight=batch.weight.at[1].set(0.0))
@@ -140,8 +141,8 @@ def test_cost_is_one_evaluation_per_view_and_step(shared):
     one = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT)
     counted = {}
     for group in (4, 16):
-        up, params = tiny.updater(plans.shared_anchor(5, (0, 2), group))
-        batch = tiny.draw(up, params, views=3)
+        up, params = tiny.updater()
+        batch = tiny.draw(up, params, plans.shared_anchor(5, (0, 2), group), views=3)
         counted[group] = flops.count(up.update, up.init(params), None, batch)
     assert counted[4] == counted[16]
     passes = counted[4] / (one * 3 * 2 * 2)
@@ -150,8 +151,8 @@ def test_cost_is_one_evaluation_per_view_and_step(shared):
 
 
 def test_unshared_states_cost_one_evaluation_per_sample():
-    up, params = tiny.updater(FULL)
-    batch = tiny.draw(up, params, views=1)
+    up, params = tiny.updater()
+    batch = tiny.draw(up, params, FULL, views=1)
     one = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT)
     assert 2.6 < flops.count(up.update, up.init(params), None, batch) / (one * 2 * 3 * 3) <= 3.0
 
@@ -169,32 +170,34 @@ def test_accumulating_over_chunks_changes_nothing(shared, chunks):
 def test_a_chunk_that_does_not_divide_is_a_clear_error(shared):
     up, params, batch = shared
     with pytest.raises(UserError, match="view_chunk 2 must divide the number of views, 3"):
-        dataclasses.replace(up, view_chunk=2).units(batch)
+        dataclasses.replace(up, view_chunk=2).sizes(batch)
 
 
 def test_an_optimiser_step_for_each_trained_step(shared):
     up, params, batch = shared
-    batch = batch._replace(old_log_prob=jax.jit(up.old_log_probs)(params, batch))
+    batch = batch._replace(old=jax.jit(up.old_densities)(params, batch))
     state, metrics = jax.jit(dataclasses.replace(up, per_step=True).update)(up.init(params), None, batch)
     assert state.step == 2 and metrics["ratio/max"] > 1.0
 
 
-def test_kl_pulls_towards_the_reference(shared):
+@pytest.mark.parametrize("divergence", sorted(objectives.DIVERGENCES))
+def test_kl_pulls_towards_the_reference(shared, divergence):
     up, params, batch = shared
+    objective = objectives.policy_gradient(tiny.KERNEL, clip=1e-4, kl=1.0, divergence=divergence)
+    with_kl = jax.jit(dataclasses.replace(up, objective=objective).update)
     moved = jax.tree.map(lambda x: x * 1.05, params)
     quiet = batch._replace(advantage=jnp.zeros_like(batch.advantage))
-    plain, with_kl = (jax.jit(dataclasses.replace(up, kl=kl).update) for kl in (0.0, 1.0))
     _, metrics = with_kl(up.init(moved), params, quiet)
     assert metrics["kl"] > 0 and metrics["loss"] == pytest.approx(float(metrics["kl"]), rel=1e-4)
     _, metrics = with_kl(up.init(params), params, quiet)
     assert metrics["kl"] == 0.0
-    _, metrics = plain(up.init(moved), None, quiet)
+    _, metrics = jax.jit(up.update)(up.init(moved), None, quiet)
     assert metrics["loss"] == 0.0
 
 
 def test_the_average_follows(shared):
     up, params, batch = shared
-    up = dataclasses.replace(up, ema=0.9)
+    up = dataclasses.replace(up, ema=lambda step: 0.9)
     state, _ = jax.jit(up.update)(up.init(params), None, batch)
     want = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params, state.params)
     tiny.close(state.ema, want, 1e-6)
@@ -211,8 +214,8 @@ def test_a_non_finite_update_is_not_applied(shared):
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=["data", "fsdp", "mixed"])
 def test_eight_devices_give_the_update_of_one(sizes):
-    up, params = tiny.updater(PLAN)
-    batch = tiny.draw(up, params, views=3, prompts=8)
+    up, params = tiny.updater()
+    batch = tiny.draw(up, params, PLAN, views=3, prompts=8)
     want, want_metrics = jax.jit(up.update)(up.init(params), None, batch)
 
     mesh = sharding.make_mesh(*sizes)
@@ -222,7 +225,7 @@ def test_eight_devices_give_the_update_of_one(sizes):
     with jax.set_mesh(mesh):
         state = jax.device_put(up.init(params), shardings)
         spread = batch._replace(
-            trajectory=jax.device_put(batch.trajectory, sharding.batch_sharding(mesh)),
+            transitions=jax.device_put(batch.transitions, sharding.batch_sharding(mesh)),
             views=jax.device_put(batch.views, sharding.batch_sharding(mesh, 1)),
             advantage=jax.device_put(batch.advantage, sharding.batch_sharding(mesh, 1)),
             weight=jax.device_put(batch.weight, sharding.batch_sharding(mesh, 1)),

@@ -5,11 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mvgrpo_jax import plans, policy, rollout, schedules, sde, update
-from mvgrpo_jax.algorithms.base import Algorithm, equal_steps
-from mvgrpo_jax.credit import group_advantage
+from mvgrpo_jax import objectives, plans, policy, rollout, schedules, sde, update
 from mvgrpo_jax.models import flux
-from mvgrpo_jax.objectives import clipped_surrogate
 from mvgrpo_jax.types import Batch, Condition
 
 CONFIG = flux.FluxConfig(
@@ -38,15 +35,7 @@ def policy_and_params(seed: int = 0) -> tuple[policy.Policy, dict]:
     return policy.Policy(net, GRID, 3.5), jax.tree.unflatten(tree, values)
 
 
-def algorithm(plan: plans.Plan, clip: float = 1e-4) -> Algorithm:
-    return Algorithm(
-        plan=plan,
-        kernel=sde.kernel("flow"),
-        advantage=lambda rewards: group_advantage(sum(rewards.values())),
-        loss=lambda ratio, advantage: clipped_surrogate(ratio, advantage, clip),
-        clip=clip,
-        step_weight=equal_steps,
-    )
+KERNEL = sde.kernel("flow")
 
 
 def conditions(key: jax.Array, *lead: int) -> Condition:
@@ -54,34 +43,34 @@ def conditions(key: jax.Array, *lead: int) -> Condition:
     return Condition(jax.random.normal(a, (*lead, TEXT, 8)), jax.random.normal(b, (*lead, 8)))
 
 
-def updater(plan: plans.Plan, clip: float = 1e-4, learning_rate: float = 1e-3, **options) -> tuple[update.Updater, dict]:
+def updater(clip: float = 1e-4, learning_rate: float = 1e-3, objective=None, **options) -> tuple[update.Updater, dict]:
     net, params = policy_and_params()
-    sigmas = schedules.static(plan.steps, 3.0)
-    method = algorithm(plan, clip)
-    g = method.kernel.noise(sigmas, 0.7)
-    return update.Updater(net, method, optax.adamw(learning_rate), sigmas, g, **options), params
+    objective = objective or objectives.policy_gradient(KERNEL, clip=clip)
+    return update.Updater(net, objective, optax.adamw(learning_rate), **options), params
 
 
-def draw(up: update.Updater, params: dict, views: int, prompts: int = 2, seed: int = 1) -> Batch:
+def draw(up: update.Updater, params: dict, plan: plans.Plan, views: int, prompts: int = 2, seed: int = 1) -> Batch:
     """A rollout under random prompts, and random advantages under `views` conditions, view 0 being the prompt's."""
-    plan = up.algorithm.plan
     keys = jax.random.split(jax.random.key(seed), 5)
     prompt = conditions(keys[0], prompts)
-    noise = jax.random.normal(keys[1], (prompts, plan.noises, TOKENS, CONFIG.in_channels))
+    start = jax.random.normal(keys[1], (prompts, plan.noises, TOKENS, CONFIG.in_channels))
+    sigmas = schedules.static(plan.steps, 3.0)
 
     @jax.jit
     def run(params):
         velocity = lambda x, s: up.policy.velocity(params, x, s, prompt)
-        return rollout.rollout(velocity, plan, up.algorithm.kernel, up.sigmas, up.g, noise, keys[2])[0]
+        return rollout.rollout(velocity, plan, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), start, rollout.normals(keys[2]))[0]
 
     others = conditions(keys[3], views - 1, prompts, plan.branches)
     first = jax.tree.map(lambda a, b: jnp.broadcast_to(a[None, :, None], (1, *b.shape[1:])), prompt, others)
+    transitions = run(params).transitions
+    shape = (views, *transitions.log_prob.shape)
     advantage = jax.random.normal(keys[4], (views, prompts, plan.branches, plan.group))
     return Batch(
-        trajectory=run(params),
+        transitions=transitions,
         views=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, others),
-        advantage=advantage,
-        weight=jnp.full((views, prompts, plan.branches), 1.0 / views),
+        advantage=jnp.broadcast_to(advantage, shape),
+        weight=jnp.full(shape, 1.0 / views),
     )
 
 

@@ -3,30 +3,72 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from mvgrpo_jax import credit
+from mvgrpo_jax.examples import Select, everything
+from mvgrpo_jax.objectives import Objective
 from mvgrpo_jax.plans import Plan
 from mvgrpo_jax.sde import Kernel
 
 
+class Moment(NamedTuple):
+    """What changes from iteration to iteration. shift: by which the plan is displaced; stage: static, for `select`."""
+
+    shift: int = 0
+    stage: Hashable = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chooser:
+    """A choice of prompts by their anchors. count: prompts that are drawn for each one that is kept. memory: what the choice
+    remembers at the start, an array. choose(scores [P, count], memory) -> (index of the kept one [P], memory)."""
+
+    count: int
+    memory: np.ndarray
+    choose: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """plan: what is sampled. kernel: how a step is taken and judged. advantage(rewards): who gets credit, from
-    {judge: [V, P, R, G]} to [V, P, R, G]. loss(ratio, advantage): what is minimised, one value per sample; clip: the
-    ratio's distance from 1 beyond which it counts as clipped in the metrics.
-    step_weight(s, s', g): the weight of each trained step, [B]."""
+    """plan: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, memory): who gets credit, from
+    {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree. objective: what is minimised. select: which transitions
+    train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps after that
+    iteration, None where the current policy samples. chooser: None where every prompt is kept."""
 
     plan: Plan
     kernel: Kernel
-    advantage: Callable[[dict[str, jax.Array]], jax.Array]
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    clip: float
-    step_weight: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    eta: float
+    advantage: Callable[[dict[str, jax.Array], Any], jax.Array]
+    objective: Objective
+    select: Select = dataclasses.field(default_factory=everything)
+    schedule: Callable[[int], Moment] = lambda iteration: Moment()
+    follow: Callable[[int], float] | None = None
+    chooser: Chooser | None = None
 
 
-def equal_steps(s, s_next, g) -> np.ndarray:
-    """Every trained step counts the same."""
-    return np.ones_like(s)
+def options(**own) -> dict[str, Any]:
+    """The settings of an algorithm, config.algorithm.NAME: those that most share, and its own."""
+    shared = {
+        "kernel": "flow",  # flow | dance | cps
+        "eta": 0.7,  # noise level
+        "clip": 1e-4,  # range of the ratio
+        "bound": 5.0,  # of advantages
+        "combine": "advantages",  # of several rewards: advantages | rewards (before normalisation) | whitened
+        "std_floor": 0.0,  # added to a group's deviation: differences far below it do not become full advantages
+        "kl": 0.0,  # weight of the divergence from the initial policy
+        "divergence": "transition",  # transition | undivided | velocity
+    }
+    return shared | own
+
+
+def normalised(config, o, *, ddof: int, eps: float, global_std: bool = False) -> Callable:
+    """advantage(rewards, memory) by group, of the config's judges and the options `o`."""
+    bounded = functools.partial(credit.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)
+    one = (lambda r: bounded(r, deviation=credit.batch_deviation(r))) if global_std else bounded
+    return lambda rewards, memory: credit.combine(rewards, dict(config.rewards), o.combine, one)

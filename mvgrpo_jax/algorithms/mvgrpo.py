@@ -12,20 +12,27 @@ later code (Bujiazi/GRPO-Series): S = {0, 2, 4, 6} of 16 steps, G = 12, noise le
 advantages clipped at 5, weight decay 1e-4. Ours: w_k = 1/(K + 1) unless config.views.aggregate says 'sum'; clip range.
 """
 
-import functools
+from mvgrpo_jax import objectives, plans, sde
+from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
 
-from mvgrpo_jax import credit, objectives, plans, sde
-from mvgrpo_jax.algorithms.base import Algorithm, equal_steps
+DEFAULTS = options(
+    trained_steps=(),  # S; empty: 0, 2, 4, 6 of 16, at the same shares of another number of steps
+)
 
 
-def make(config) -> Algorithm:
-    options = {"ddof": 1, "eps": 1e-8 + config.algorithm.std_floor, "bound": config.algorithm.advantage_bound}
-    advantage = functools.partial(credit.group_advantage, **options)
+def captions(config) -> int:
+    """One of each sample of a group."""
+    return config.group_size
+
+
+def make(config, o):
+    steps = config.sampling.steps
+    trained = tuple(o.trained_steps) or plans.scaled((0, 2, 4, 6), 16, steps)
+    kernel = sde.kernel(o.kernel)
     return Algorithm(
-        plan=plans.shared_anchor(config.sampling.steps, tuple(config.sampling.trained_steps), config.group_size),
-        kernel=sde.kernel(config.sampling.kernel),
-        advantage=lambda rewards: credit.combine(rewards, dict(config.rewards), config.algorithm.combine, advantage),
-        loss=functools.partial(objectives.clipped_surrogate, clip=config.algorithm.clip),
-        clip=config.algorithm.clip,
-        step_weight=equal_steps,
+        plan=plans.shared_anchor(steps, trained, config.group_size),
+        kernel=kernel,
+        eta=o.eta,
+        advantage=normalised(config, o, ddof=1, eps=1e-8),
+        objective=objectives.policy_gradient(kernel, clip=o.clip, kl=o.kl, divergence=o.divergence),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mvgrpo_jax import algorithms
 from mvgrpo_jax.enhancers import embedded, perspectives
 from mvgrpo_jax.enhancers.base import Enhancer, enhance
 from mvgrpo_jax.enhancers.offline import FileEnhancer, read_captions
@@ -24,15 +25,14 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
     UserError lists what exists.
     """
     views = config.views
-    if views.count < 0:
-        raise UserError(f"config.views.count must not be negative, got {views.count}")
     if views.enhancer not in KINDS:
         near = did_you_mean(views.enhancer, KINDS)
         raise UserError(f"unknown enhancer {views.enhancer!r};{near} there are: {', '.join(KINDS)}")
-    if views.count == 0 or views.enhancer == "none":
+    count = algorithms.captions(config)
+    if not count:
         return None
     if views.enhancer == "offline":
-        return FileEnhancer.load(views.file, views.count, config.seed, prompts)
+        return FileEnhancer.load(views.file, count, config.seed, prompts)
     spare = None
     if views.missing == "offline" and views.file:
         table = read_captions(views.file)
@@ -46,7 +46,7 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
         known, limit = perspectives.DEFAULT, settings.batch_s
     return OnlineEnhancer(
         captioner,
-        views.count,
+        count,
         config.seed,
         perspectives.load(views.instructions, tuple(views.perspectives), known),
         batch_s=limit,

@@ -1,0 +1,18 @@
+"""Pave-GRPO on FLUX.1-dev (Bujiazi/GRPO-Series), its authors' full fine-tuning.
+
+    python -m mvgrpo_jax.main --config=configs/pave_grpo_flux.py --workdir=DIR \
+        --config.pipeline=/data/FLUX.1-dev --config.prompts.train=train.txt --config.prompts.eval=eval.txt
+
+Theirs: 8 GPUs with a prompt each, 512 px, 16 steps, S = 0, 2, 4, 6, eta 0.8, segments 2 and 3, G 12, learning rate 2e-6, T5
+length 256, sigma in bfloat16, gradient checkpointing, HPSv3. Ours: the judge is CLIP until another is configured. Not run here
+at this size; configs/flux_nano.py with --config.algorithm.name=pave_grpo is.
+"""
+
+from configs import mvgrpo_flux
+
+
+def get_config():
+    c = mvgrpo_flux.get_config()
+    c.algorithm.name = "pave_grpo"
+    c.sampling.timestep = "bfloat16"
+    return c

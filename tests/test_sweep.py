@@ -1,0 +1,149 @@
+"""Sweeps: names, checks, jobs, restarts and the summary, with training replaced by what it leaves behind; one real run."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch import sweep
+from mvgrpo_jax.errors import UserError
+
+SWEEP = """
+from configs.sweeps import across, grid
+CONFIG = "configs/flux_nano.py"
+def get_sweep():
+    return across(grid(optimizer__learning_rate=(1e-4, 2e-4), iterations=(5,)), grid(seed=(0, 1)))
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "lr.py"
+    path.write_text(SWEEP)
+    return path
+
+
+def leave(workdir: Path, iteration: int, score: float, exported: bool):
+    """What a run leaves after some iterations."""
+    rows = [{"iteration": 0, "eval/scene": 0.5}, {"iteration": iteration, "eval/scene": score, "time/iteration": 360.0}]
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    if exported:
+        (workdir / "pipeline").mkdir(exist_ok=True)
+        (workdir / "pipeline" / "README.md").write_text("card")
+
+
+def trainer(calls, fail=()):
+    def execute(command, log):
+        calls.append(command)
+        words = dict(w.removeprefix("--").split("=", 1) for w in command if "=" in w)
+        if Path(words["workdir"]).name in fail:
+            log.write_text("error: out of room\n")
+            return 1
+        leave(Path(words["workdir"]), 5, 0.6 + float(words["config.optimizer.learning_rate"]) * 100, True)
+        return 0
+
+    return execute
+
+
+def test_runs_are_named_after_what_varies(file):
+    config, runs = sweep.load(str(file))
+    assert config == "configs/flux_nano.py"
+    names = [sweep.name(r, runs) for r in runs]
+    assert names[0] == "learning_rate-0.0001_seed-0" and len(set(names)) == 4  # iterations is the same in all
+
+
+def test_only_what_is_not_finished_runs(file, tmp_path, capsys):
+    out, calls = tmp_path / "out", []
+    leave(out / "learning_rate-0.0001_seed-0", 5, 0.7, True)
+    leave(out / "learning_rate-0.0001_seed-1", 3, 0.6, False)  # was interrupted
+    failing = {"learning_rate-0.0002_seed-1"}
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["--sweep", str(file), "--out", str(out)], execute=trainer(calls, failing))
+    assert stop.value.code == 2 and len(calls) == 3
+    printed = capsys.readouterr()
+    assert "4 runs, 1 finished" in printed.out and "1 of 4 runs failed: learning_rate-0.0002_seed-1" in printed.err
+    assert "out of room" in printed.out
+    sweep.main(["--sweep", str(file), "--out", str(out)], execute=trainer(calls))
+    assert len(calls) == 4 and calls[-1][-2:] == ["--config.iterations=5", "--config.seed=1"]
+    sweep.main(["--sweep", str(file), "--out", str(out), "--summary"], execute=trainer(calls))
+    assert len(calls) == 4
+    printed = capsys.readouterr().out
+    assert "optimizer.learning_rate 0.0002: 0.6200 +- 0.0000 over 2 runs" in printed  # the last scores' mean over seeds
+    rows = list(csv.DictReader((out / "summary.csv").open()))
+    assert [r["iterations"] for r in rows] == ["5/5"] * 4 and rows[0]["hours"] == "0.1" and rows[0]["last"] == "0.7"
+
+
+@pytest.mark.parametrize("kind", ["commands", "slurm", "tpu"])
+def test_written_jobs(file, tmp_path, kind, capsys):
+    out = tmp_path / "out"
+    leave(out / "learning_rate-0.0001_seed-0", 5, 0.7, True)
+    sweep.main(
+        ["--sweep", str(file), "--out", str(out), "--write", kind, "--hours", "7", "--", "--config.pipeline=/my models/flux"]
+    )
+    assert "3 of 4 runs are not finished" in capsys.readouterr().out
+    scripts = sorted((out / "jobs").iterdir())
+    for script in scripts:
+        assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    submit = (out / "jobs" / "submit.sh").read_text()
+    texts = [s.read_text() for s in scripts if s.name != "submit.sh"]
+    assert len(texts) == (0 if kind == "commands" else 3)
+    for text in texts or [submit]:
+        assert "'--config.pipeline=/my models/flux'" in text.replace("'\"'\"'", "'") and "mvgrpo_jax.main" in text
+    if kind == "slurm":
+        assert all("#SBATCH --time=7:00:00" in t and "srun python" in t and "--distributed" in t for t in texts)
+        assert submit.count("sbatch ") == 3
+    if kind == "tpu":
+        assert all("--accelerator-type=v5p-64" in t and "--worker=all" in t for t in texts) and submit.count("bash ") == 3
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("CONFIG = 'configs/flux_nano.py'", "expected CONFIG and get_sweep"),
+        ("CONFIG = 'configs/flux_nano.py'\ndef get_sweep(): return []", "at least one run"),
+        ("CONFIG = 'configs/flux_nano.py'\ndef get_sweep(): return [{'seed': 1}, {'seed': 1}]", "each run once"),
+        ("CONFIG = 'configs/flux_nano.py'\ndef get_sweep(): return [{'optimizer.lr': 1}]", "unknown config key 'optimizer.lr'"),
+        ("CONFIG = 'configs/flux_nano.py'\ndef get_sweep(): return [{'seed': 'x'}]", "seed=x: expected int"),
+    ],
+)
+def test_mistakes_are_found_before_anything_starts(tmp_path, text, message, capsys):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["--sweep", str(path), "--out", str(tmp_path / "out")], execute=trainer([]))
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_missing_sweep_lists_what_there_is():
+    with pytest.raises(UserError, match="configs/sweeps/views.py"):
+        sweep.load("configs/sweeps/nothing.py")
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/sweeps").glob("[a-z]*.py")), ids=lambda p: p.stem)
+def test_shipped_sweeps_are_valid(path, tmp_path, capsys):
+    sweep.main(["--sweep", str(path), "--out", str(tmp_path / "out"), "--write", "commands"])
+    count = len(sweep.load(str(path))[1])
+    assert f"{count} of {count} runs are not finished" in capsys.readouterr().out
+
+
+def test_a_real_run(tmp_path):
+    path = tmp_path / "one.py"
+    path.write_text("CONFIG = 'configs/flux_nano.py'\ndef get_sweep(): return [{'seed': 3, 'views.count': 1}]")
+    small = [
+        "iterations=1",
+        "prompts_per_iteration=2",
+        "group_size=2",
+        "sampling.steps=2",
+        "prompts.eval_count=2",
+        "eval.steps=1",
+    ]
+    small.append("algorithm.mvgrpo.trained_steps=(0,)")
+    command = [sys.executable, "launch/sweep.py", "--sweep", str(path), "--out", str(tmp_path / "out"), "--"]
+    done = subprocess.run([*command, *(f"--config.{w}" for w in small)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "1/1" in done.stdout and "True" in done.stdout
+    assert (tmp_path / "out" / "seed-3_count-1" / "pipeline" / "README.md").exists()
