@@ -343,6 +343,28 @@ def test_granular_grpos_published_counts():
     assert plan.finish(0, 2) == (1, 2, 4, 6, 8, 10, 12, 14, 16) and plan.finish(1, 2) == (2, 3, 5, 7, 9, 11, 13, 15, 16)
 
 
+def test_grpo_guard():
+    config = harness.settings("grpo_guard", steps=5, group=3, clip=2e-4)
+    run = harness.run(config, views=2, off_policy=0.02)
+    pictures, steps = independent(run, "flow", 0.7, range(5), False)
+    pictures_match(run, pictures)
+    records = [Record(p, x, k, x_next) for (p, i, k), (x, x_next) in steps.items() if k < 4]
+    for r, (p, i, k) in zip(records, [key for key in steps if key[2] < 4]):
+        r.advantage = [plain.normalised(judged(pictures, p, 0, v), 0, 1e-4)[i] for v in range(2)]
+        r.weight = 1 / (run.sigmas[k] - run.sigmas[k + 1])
+
+    def guarded(lp, lp_old, mean, mean_old, q):
+        bias = ((mean - mean_old) ** 2).mean() / (2 * q**2)
+        return torch.exp((lp - lp_old + bias) * q)
+
+    harness.same(run, *surrogate_loss(run, records, "flow", 0.7, 2e-4, ratio=guarded))
+
+
+def test_grpo_guard_refuses_cps():
+    with pytest.raises(Exception, match="needs a Gaussian log-probability"):
+        algorithms.make(harness.settings("grpo_guard", steps=5, group=3, kernel="cps"))
+
+
 def test_pave_grpo():
     config = harness.settings("pave_grpo", steps=6, group=3, trained_steps=(0, 2))
     run = harness.run(config, views=2, off_policy=0.02)
