@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 FACTS = ROOT / "docs" / "study" / "runs.jsonl"
+STRIPS = FACTS.parent / "strips"
 FAMILY = (
     "flow_grpo",
     "flow_grpo_fast",
@@ -132,8 +133,22 @@ def one(arm: str, seed: int, out: Path, total: int) -> dict:
     curve = [(r["iteration"] * spent / iterations, r["eval/scene"], r["eval/clip"]) for r in rows if "eval/scene" in r]
     facts = {"arm": arm, "seed": seed, "iterations": iterations, "evaluations": spent, "seconds": steady * iterations}
     last = next(r for r in reversed(rows) if "ratio/max" in r or "optimality" in r)
+    if seed == 0:
+        strip(arm, workdir)
+        if not (STRIPS / "before.png").exists():
+            strip("before", workdir, 0)
     facts |= {k: last[k] for k in ("zero_std/scene", "kl", "grad_norm") if k in last}
     return facts | {"curve": curve} | judge(str(workdir / "pipeline"), workdir / "test", seed)
+
+
+def strip(arm: str, workdir: Path, row: int = -1, count: int = 10) -> None:
+    """Keeps the pictures of the first held-out prompts, painted from the same noise in every run, as one row."""
+    import numpy as np
+    from PIL import Image
+
+    STRIPS.mkdir(parents=True, exist_ok=True)
+    images = np.load(sorted((workdir / "eval").glob("*.npy"))[row])[:count]
+    Image.fromarray(np.concatenate(images, axis=1)).save(STRIPS / f"{arm.replace(' ', '_')}.png")
 
 
 def main() -> None:

@@ -167,6 +167,43 @@ def test_accumulating_over_chunks_changes_nothing(shared, chunks):
     tiny.close(got, want, 1e-5)
 
 
+def test_states_of_a_step_in_chunks_change_nothing():
+    up, params = tiny.updater()
+    batch = tiny.draw(up, params, plans.window(4, 0, 4, 4, trained=(0, 1)), views=2)
+    loss, want, _ = gradients(up, params, batch)
+    for size in (1, 2):
+        got_loss, got, _ = gradients(dataclasses.replace(up, state_chunk=size, view_chunk=1), params, batch)
+        np.testing.assert_allclose(got_loss, loss, rtol=1e-4, atol=1e-7)
+        tiny.close(got, want, 1e-5)
+
+
+def test_minibatches_are_updates_of_their_own_prompts(shared):
+    """Two optimiser steps, each with the mean over its half; the same as two updates, the second off-policy."""
+    up, params, _ = shared
+    batch = tiny.draw(up, params, PLAN, views=2, prompts=4)
+    batch = batch._replace(old=jax.jit(up.old_densities)(params, batch))
+    state, metrics = jax.jit(dataclasses.replace(up, minibatches=2).update)(up.init(params), None, batch)
+
+    def half(i):
+        of = lambda tree, axis: jax.tree.map(lambda a: jnp.take(a, jnp.arange(i, 4, 2), axis), tree)
+        return batch._replace(
+            transitions=of(batch.transitions, 0),
+            views=of(batch.views, 1),
+            advantage=of(batch.advantage, 1),
+            weight=of(batch.weight, 1),
+            old=of(batch.old, 1),
+        )
+
+    step = jax.jit(up.update)
+    want, first = step(up.init(params), None, half(0))
+    want, second = step(want, None, half(1))
+    assert state.step == 2 and second["ratio/max"] > 1 == first["ratio/max"] // 1
+    tiny.close(state.params, want.params, 1e-5)
+    np.testing.assert_allclose(metrics["loss"], (first["loss"] + second["loss"]) / 2, rtol=1e-3, atol=1e-6)
+    with pytest.raises(UserError, match="minibatches 3 must divide the number of prompts of an iteration, 4"):
+        dataclasses.replace(up, minibatches=3).sizes(batch)
+
+
 def test_a_chunk_that_does_not_divide_is_a_clear_error(shared):
     up, params, batch = shared
     with pytest.raises(UserError, match="view_chunk 2 must divide the number of views, 3"):

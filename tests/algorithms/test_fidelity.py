@@ -575,3 +575,15 @@ def test_diffusion_nfts_old_policy_follows_as_published():
     assert [follow(0)(i) for i in (0, 99)] == [0.0, 0.0]
     assert [follow(1)(i) for i in (0, 99, 999)] == pytest.approx([0.001, 0.1, 0.5])
     assert [follow(2)(i) for i in (74, 75, 174, 999)] == pytest.approx([0.0, 0.0075, 0.75, 0.999])
+
+
+@pytest.mark.parametrize("name", [n for n in algorithms.names() if n != "diffusion_nft"])
+def test_the_ratio_is_one_before_the_first_update(name):
+    """Exactly, where it is its own denominator; to rounding, where old densities are computed beforehand."""
+    config = harness.settings(name, steps=6, group=6)
+    memory = np.array([[0.0, 0.01, 1]] * PROMPTS, np.float32)
+    for moved, tolerance in ((0.0, 0.0), (1e-30, 1e-5)):  # too little to change a parameter, but old densities are kept
+        run = harness.run(config, views=2, off_policy=moved, memory=memory)
+        for metric in ("min/ratio/min", "max/ratio/max"):
+            assert np.abs(run.metrics[metric] - 1).max() <= tolerance
+    assert np.isfinite(run.loss)

@@ -1,0 +1,122 @@
+"""Tables and pictures of bench/study.py from docs/study/runs.jsonl; trains nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bench.study import ARMS, FAMILY
+
+MAIN = ("mvgrpo online", "mvgrpo offline", "single view", *FAMILY)
+
+
+def of_arm(runs: list[dict], arm: str) -> list[dict]:
+    return [r for r in runs if r["arm"] == arm]
+
+
+def mean_error(values: list[float]) -> str:
+    """mean +- standard error; the error needs two runs."""
+    if not values:
+        return "-"
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+    return f"{np.mean(values):.3f}" + (f" +- {error:.3f}" if error is not None else "")
+
+
+def reached(run: dict, target: float) -> float | None:
+    """Evaluations at which the curve first crosses a score, interpolated between evaluations of it."""
+    before = None
+    for spent, score, _ in run["curve"]:
+        if score >= target:
+            if before is None or score == before[1]:
+                return spent
+            return before[0] + (spent - before[0]) * (target - before[1]) / (score - before[1])
+        before = (spent, score)
+    return None
+
+
+def table(runs: list[dict], arms: tuple[str, ...], before: dict, target: float) -> list[str]:
+    """A row an arm. The gap is the gain of the exact score less that of the learned one, each in its own units."""
+    lines = [
+        "| arm | seeds | iterations | exact score | learned (clip-nano) | gap of gains | diversity | evaluations to "
+        f"{target:.2f} | seconds to it | seconds a run |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines.append(f"| before training | | | {before['scene']:.3f} | {before['clip']:.3f} | | {before['diversity']:.3f} | | | |")
+    for arm in arms:
+        found = of_arm(runs, arm)
+        if not found:
+            continue
+        gaps = [(r["scene"] - before["scene"]) - (r["clip"] - before["clip"]) for r in found]
+        spent = [reached(r, target) for r in found]
+        arrived = [(s, r) for s, r in zip(spent, found) if s is not None]
+        cost = f"{np.mean([s for s, _ in arrived]) / 1000:.0f} k ({len(arrived)} of {len(found)})" if arrived else "not"
+        seconds = f"{np.mean([s / r['evaluations'] * r['seconds'] for s, r in arrived]):.0f}" if arrived else "-"
+        lines.append(
+            f"| {arm} | {len(found)} | {found[0]['iterations']} | {mean_error([r['scene'] for r in found])} | "
+            f"{mean_error([r['clip'] for r in found])} | {mean_error(gaps)} | {mean_error([r['diversity'] for r in found])} | "
+            f"{cost} | {seconds} | {np.mean([r['seconds'] for r in found]):.0f} |"
+        )
+    return lines
+
+
+def curves(runs: list[dict], path: Path) -> None:
+    """Held-out exact score over model evaluations, mean of seeds, a line an arm."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 5.5))
+    for number, arm in enumerate(a for a in MAIN if of_arm(runs, a)):
+        found = of_arm(runs, arm)
+        spent = np.array([[c[0] for c in r["curve"]] for r in found if len(r["curve"]) == len(found[0]["curve"])])
+        score = np.array([[c[1] for c in r["curve"]] for r in found if len(r["curve"]) == len(found[0]["curve"])])
+        style = {"linewidth": 2.4} if arm.startswith("mvgrpo") else {"linewidth": 1.2, "linestyle": ("-", "--")[number % 2]}
+        axis.plot(spent.mean(0) / 1000, score.mean(0), label=f"{arm} ({len(found)})", color=plt.cm.tab20(number % 20), **style)
+    axis.set(xlabel="model evaluations, thousands", ylabel="exact score, 128 held-out prompts")
+    axis.legend(fontsize=8, ncols=2)
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def grid(path: Path, strips: Path) -> None:
+    """The same held-out prompts and noise under every arm, a row an arm."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = [(a, strips / f"{a.replace(' ', '_')}.png") for a in ("before", *MAIN)]
+    found = [(arm, file) for arm, file in found if file.exists()]
+    if not found:
+        return
+    figure, rows = plt.subplots(len(found), 1, figsize=(10, 1.02 * len(found)), squeeze=False)
+    for (arm, file), axis in zip(found, rows[:, 0]):
+        axis.imshow(plt.imread(file))
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(arm, rotation=0, ha="right", va="center", fontsize=8)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def write(runs: list[dict], docs: Path) -> None:
+    before = next(r for r in runs if r["arm"] == "before")
+    done = [r for r in runs if r["arm"] != "before"]
+    budget = max(r["budget"] for r in done)
+    done = [r for r in done if r["budget"] == budget]
+    # Half of the best arm's gain while training, on the 128 prompts of the curves: a score that several arms pass.
+    last = {a: np.mean([r["curve"][-1][1] for r in of_arm(done, a)]) for a in ARMS if of_arm(done, a)}
+    target = round(float(np.mean([done[0]["curve"][0][1], max(last.values())])), 2)
+    rest = tuple(a for a in ARMS if a not in MAIN)
+    lines = [f"Budget {budget:,} forward passes a run. Mean and standard error over seeds.", ""]
+    lines += table(done, MAIN, before, target)
+    lines += ["", "Ablations of mvgrpo:", "", *table(done, ("mvgrpo online", "single view", *rest), before, target)]
+    (docs / "study").mkdir(exist_ok=True)
+    (docs / "study" / "tables.md").write_text("\n".join(lines) + "\n")
+    curves(done, docs / "images" / "study_curves.png")
+    grid(docs / "images" / "study_grid.png", docs / "study" / "strips")
+    print("\n".join(lines))
