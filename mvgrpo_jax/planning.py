@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from mvgrpo_jax import algorithms, budget, collectives, flops, sharding, targets
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models import flux
 from mvgrpo_jax.models.lora import join
 from mvgrpo_jax.programs import Programs, dtype_of, needs_old, network_options
 from mvgrpo_jax.targets import Chip
@@ -102,12 +103,12 @@ class Plan:
         whole = state.params if frozen is None else join(frozen, state.params)
         encoders = {n: self.network_params(n, frozen_dtype) for n in ("text_encoder", "text_encoder_2")}
         decoder = self.network_params("vae", frozen_dtype)
-        flux, dtype = self.pipeline.flux_config, programs.policy.dtype
+        wide, dtype = self.pipeline.flux_config, programs.policy.dtype
 
         def condition(*lead: int, axis: int = 0) -> Condition:
             shapes = Condition(
-                jax.ShapeDtypeStruct((*lead, programs.text_length, flux.joint_attention_dim), dtype),
-                jax.ShapeDtypeStruct((*lead, flux.pooled_projection_dim), dtype),
+                jax.ShapeDtypeStruct((*lead, programs.text_length, wide.joint_attention_dim), dtype),
+                jax.ShapeDtypeStruct((*lead, wide.pooled_projection_dim), dtype),
             )
             return on(shapes, programs.batch(axis))
 
@@ -150,6 +151,15 @@ class Plan:
         self.held = {"state": state, "frozen": frozen, "reference": reference, "encoders": encoders, "decoder": decoder}
         return table
 
+    def operations(self, name: str, function, arguments: tuple) -> int:
+        """Matrix-product operations of a program, of all devices together. A rollout whose window moves has loops of traced
+        length, and as many evaluations as its plan says for the first place."""
+        plan, policy = self.programs.algorithm.plan, self.programs.policy
+        if name == "rollout" and plan.moving:
+            one = flux.forward_flops(self.pipeline.flux_config, policy.tokens, self.programs.text_length)
+            return plan.evaluations * self.config.prompts_per_iteration * one
+        return flops.count(function, *arguments)
+
 
 def on_host(shapes: Any, dtype) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
@@ -174,7 +184,7 @@ def measure(config, topology: str, only: tuple[str, ...] = ()) -> tuple[list[Cos
         for name, (calls, function, arguments) in table.items():
             if only and name not in only:
                 continue
-            operations = flops.count(same[name][1], *same[name][2])
+            operations = counted.operations(name, *same[name][1:])
             began = time.perf_counter()
             try:
                 compiled = function.lower(*arguments).compile()

@@ -202,3 +202,26 @@ def test_sampling_in_pieces_evaluates_the_model_as_often():
     assert list(pieces) == ["encode", "anchor", "tail 0", "tail 1", "decode", "update"]
     assert pieces["anchor"] + pieces["tail 0"] + pieces["tail 1"] == whole["rollout"]
     assert pieces["decode"] == whole["decode"] and pieces["update"] == whole["update"]
+
+
+@pytest.mark.parametrize("name", ["mvgrpo", "mixgrpo", "branchgrpo", "granular_grpo", "diffusion_nft", "adagrpo"])
+def test_every_kind_of_run_has_its_programs_planned(name):
+    """The abstract arguments of each program of a run fit it, and operations are counted, also where a window moves."""
+    from mvgrpo_jax import budget, planning
+    from tests.test_train import small_config
+
+    config = small_config()
+    config.algorithm.name, config.views.count = name, 1
+    config.algorithm.adagrpo.candidates = 2
+    config.train.minibatches = 2
+    plan = planning.Plan(config, jax.devices()[:1])
+    with jax.set_mesh(plan.mesh):
+        table = plan.arguments()
+        counted = {n: plan.operations(n, *rest[1:]) for n, rest in table.items()}
+        for _, function, arguments in table.values():
+            jax.eval_shape(function, *arguments)
+    sampled = ("anchor", "finish") if name == "adagrpo" else ("rollout",)
+    expected = budget.of(config, plan.programs)
+    assert sum(counted[n] for n in sampled) == expected.sampled * expected.flops
+    ratios = name not in ("diffusion_nft", "adagrpo")  # the others compare with what was kept before two updates
+    assert ("old_densities" in table) == ratios and counted["update"] > 0
