@@ -10,10 +10,15 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 GIB = 2**30
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from mvgrpo_jax import targets  # noqa: E402
+
 FOLDER = ROOT / "docs" / "plans"
 # Topology -> (devices, of which so many share the parameters); prompts are split over all, so that each device has one. Flux's
 # smallest parameter has 64 rows, which is as far as they can be shared.
@@ -22,18 +27,29 @@ KINDS = {"full": "mvgrpo_flux", "lora": "mvgrpo_flux_lora"}
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
 
-def plan(topology: str, kind: str, pixels: int) -> dict:
+def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
     path = FOLDER / f"{topology.replace(':', '-')}_{kind}_{pixels}.json"
-    if not path.exists():
+    before = json.loads(path.read_text()) if path.exists() else None
+    if before is None or again:
         FOLDER.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "mvgrpo_jax.plan", f"--config=configs/{KINDS[kind]}.py", f"--topology={topology}"]
         sizes = [f"--config.image.{side}={pixels}" for side in ("height", "width")]
         devices, shared = TOPOLOGIES[topology]
         spread = [f"--config.prompts_per_iteration={devices}", f"--config.mesh.data={devices // shared}"]
-        print("+", topology, kind, pixels, flush=True)
-        subprocess.run([*command, "--no-search", f"--json={path}", *sizes, *spread], cwd=ROOT)
-        if not path.exists():
-            sys.exit(f"{topology} {kind} {pixels}: could not be planned")
+        print("+", topology, kind, pixels, again, flush=True)
+        only = [f"--program={again}"] * bool(again)
+        with tempfile.TemporaryDirectory() as folder:
+            part = Path(folder) / "plan.json"
+            subprocess.run([*command, "--no-search", f"--json={part}", *sizes, *spread, *only], cwd=ROOT)
+            if not part.exists():
+                sys.exit(f"{topology} {kind} {pixels}: could not be planned")
+            found = json.loads(part.read_text())
+        if before is not None:
+            new = {p["name"]: p for p in found["programs"]}
+            found["programs"] = [new.get(p["name"], p) for p in before["programs"]]
+            chip = targets.parse(topology)[0]
+            found["fits"] = all(not p["error"] and p["peak"] <= chip.memory - chip.reserve for p in found["programs"])
+        path.write_text(json.dumps(found, indent=2) + "\n")
     return json.loads(path.read_text())
 
 
@@ -49,14 +65,18 @@ def row(topology: str, kind: str, pixels: int, facts: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="topologies that begin with this")
+    parser.add_argument("--again", default="", help="plan this program again and put its figures into what is there")
+    parser.add_argument("--pixels", type=int, nargs="+", default=[512, 1024])
     options = parser.parse_args()
     lines = []
     for topology in TOPOLOGIES:
         for kind in KINDS:
             for pixels in (512, 1024):
                 path = FOLDER / f"{topology.replace(':', '-')}_{kind}_{pixels}.json"
-                if topology.startswith(options.only) or path.exists():
-                    lines.append(row(topology, kind, pixels, plan(topology, kind, pixels)))
+                wanted = topology.startswith(options.only) and pixels in options.pixels
+                if wanted or path.exists():
+                    facts = plan(topology, kind, pixels, options.again if wanted else "")
+                    lines.append(row(topology, kind, pixels, facts))
     head = [
         "| topology | trained | pixels | encode | rollout | decode | update | sent GiB | seconds | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",

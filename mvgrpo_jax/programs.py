@@ -27,6 +27,8 @@ from mvgrpo_jax.types import Condition, TrainState, Trajectory
 from mvgrpo_jax.update import Updater
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Pixels of a prompt that are decoded at once: 12 pictures of 512 x 512.
+DECODED = 12 * 512 * 512
 # What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
 ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, EXAMPLES = range(5)
 
@@ -204,15 +206,21 @@ class Programs:
     def decode(self):
         """(VAE's params, latents [P, ..., L, C]) -> pictures float32 [P, ..., H, W, 3] in [0, 1].
 
-        The branches of [P, R, G, L, C] are decoded one after another: the decoder's first activations are large.
+        The pictures of a prompt, [P, S, L, C] or [P, R, S, L, C], are decoded in parts of at most DECODED pixels, one after
+        another: the decoder's last activations are large.
         """
 
         def run(params, latents):
             one = lambda x: pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)
             latents = sharding.constrain(latents, "batch")
-            if latents.ndim < 5 or latents.shape[1] == 1:
+            if latents.ndim < 4:
                 return one(latents)
-            return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(latents, 1, 0)), 0, 1)
+            prompts, *pictures = latents.shape[:-2]
+            room = max(DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2), 1)
+            each = max(n for n in range(1, pictures[-1] + 1) if pictures[-1] % n == 0 and n <= room)
+            parts = latents.reshape(prompts, -1, each, *latents.shape[-2:])
+            images = jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(parts, 1, 0)), 0, 1)
+            return images.reshape(prompts, *pictures, *images.shape[3:])
 
         return jax.jit(run, out_shardings=self.batch())
 

@@ -76,7 +76,7 @@ def test_the_marginals_are_the_flows():
 
 
 def test_noise_is_finite_at_the_first_step():
-    g = sde.flow_noise(SIGMAS, 0.7)
+    g = sde.kernel("flow").noise(SIGMAS, 0.7)
     assert np.isfinite(g).all() and g[0] == pytest.approx(0.7 * np.sqrt(1 / (1 - SIGMAS[1])))
 
 

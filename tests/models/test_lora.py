@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from mvgrpo_jax import plans, policy, update
+from mvgrpo_jax import objectives, plans, policy, update
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import flux, lora
 from mvgrpo_jax.models.module import count
@@ -44,20 +44,21 @@ def test_merged_equals_unmerged(setting):
 def test_the_update_trains_adapters_alone(setting):
     """State and gradients hold adapters only; their gradient is the merged network's by the chain rule."""
     base, params, adapted, random = setting
-    up, _ = tiny.updater(plans.shared_anchor(3, (0, 1), 2), kl=0.1)
-    batch = tiny.draw(up, params, views=2)
-    tuned = update.Updater(adapted, up.algorithm, optax.adamw(1e-3), up.sigmas, up.g, kl=0.1)
+    objective = objectives.policy_gradient(tiny.KERNEL, clip=1e-4, kl=0.1)
+    up, _ = tiny.updater(objective=objective)
+    batch = tiny.draw(up, params, plans.shared_anchor(3, (0, 1), 2), views=2)
+    tuned = update.Updater(adapted, objective, optax.adamw(1e-3))
     state = tuned.init(random)
     assert count(state.params) == count(random) < count(params) // 4
     moments = [x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim]
     assert sorted(moments) == sorted([x.shape for x in jax.tree.leaves(random)] * 2)
     reference = jax.tree.map(jnp.zeros_like, random)  # the base policy: zero adapters, no second copy of the base
     numbers = jnp.arange(2)
-    _, grads, metrics = jax.jit(tuned.gradients)(random, params, reference, batch, numbers)
+    _, grads, metrics = jax.jit(tuned.gradients)(random, params, None, reference, batch, numbers)
     assert jax.tree.structure(grads) == jax.tree.structure(random)
     whole = dataclasses.replace(up)
     merged = lora.merge(params, random, CONFIG)
-    _, full, _ = jax.jit(whole.gradients)(merged, None, params, batch, numbers)
+    _, full, _ = jax.jit(whole.gradients)(merged, None, None, params, batch, numbers)
     node, inner = full["proj_out"]["kernel"], random["proj_out"]
     scale = CONFIG.scale(3)
     want = {"lora_a": scale * node @ inner["lora_b"].T, "lora_b": scale * inner["lora_a"].T @ node}
