@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.sharding import is_chief
 
 # Keys that may change between a run and its continuation.
 _SERVICE = "endpoints key_ verify ca_file concurrency attempt_s request_s batch_s retries backoff_s hedge breaker cooldown_s"
@@ -114,5 +115,6 @@ def claim(workdir: Path, config: dict) -> None:
                 f"{workdir} holds another run:\n  {lines}\nchoose another --workdir, or give the same config to go on with it"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as part:
-        part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if is_chief():
+        with atomic(path) as part:
+            part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

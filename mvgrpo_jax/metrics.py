@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.sharding import is_chief
 
 
 def read(workdir: Path) -> list[dict]:
@@ -24,9 +25,13 @@ def read(workdir: Path) -> list[dict]:
 
 
 class Writer:
-    """Appends to metrics.jsonl and TensorBoard. A continued run drops the lines that its checkpoint does not know."""
+    """Appends to metrics.jsonl and TensorBoard. A continued run drops the lines that its checkpoint does not know. Of several
+    processes the first one writes; the others' writers do nothing."""
 
     def __init__(self, workdir: Path, resumed_at: int):
+        self.writes = is_chief()
+        if not self.writes:
+            return
         from clu import metric_writers
 
         self.path = workdir / "metrics.jsonl"
@@ -42,10 +47,14 @@ class Writer:
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
         """Not-a-number and infinities are written as null: JSON has no word for them."""
+        if not self.writes:
+            return
         values = {k: float(v) for k, v in values.items()}
         self._line({"iteration": iteration} | {k: v if math.isfinite(v) else None for k, v in values.items()})
         self.board.write_scalars(iteration, values)
 
     def close(self) -> None:
+        if not self.writes:
+            return
         self.file.close()
         self.board.flush()

@@ -154,6 +154,20 @@ def to_host(x: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
+def is_chief() -> bool:
+    """Whether this process writes the files that all processes of a run have in common."""
+    return jax.process_index() == 0
+
+
+def agree(flag: bool) -> bool:
+    """Whether the flag is raised in any process; every process calls this together."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
 def exchange(text: str) -> list[str]:
     """The texts of all processes, in their order; every process calls this together."""
     if jax.process_count() == 1:

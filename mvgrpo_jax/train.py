@@ -227,12 +227,15 @@ class Run:
         with clock("eval"):
             policy = assemble(self.weights_of(state), self.frozen)
             images, scores = self.evaluation.run(policy, self.pipeline.params["vae"])
+        found = {f"eval/{n}": float(s.mean()) for n, s in scores.items()}
+        if not sharding.is_chief():
+            return found
         folder = self.workdir / "eval"
         title = f"iteration {iteration}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
         evaluate.sheet(images, self.evaluation.prompts, scores, folder / f"{iteration:06d}.png", title)
         np.save(folder / f"{iteration:06d}.npy", pictures.to_uint8(images))
         (folder / "prompts.json").write_text(json.dumps(self.evaluation.prompts))
-        return {f"eval/{n}": float(s.mean()) for n, s in scores.items()}
+        return found
 
     def export(self, state, step: int, folder: Path) -> Path:
         """Writes the weights that evaluation uses; returns where."""
@@ -292,11 +295,11 @@ def loop(run: Run) -> Path:
         run.stream.set_state(saved["stream"])
         best = saved["best"] if saved["best"] is not None else -math.inf
         run.memory = None if saved["memory"] is None else np.asarray(saved["memory"], np.float32)
-        print(f"going on from iteration {start}")
+        say(f"going on from iteration {start}")
     else:
         state = programs.init(run.initial)
         plan = budget.of(config, programs)
-        print(plan.describe(config.algorithm.name, list(run.mesh.devices.flat)))
+        say(plan.describe(config.algorithm.name, list(run.mesh.devices.flat)))
     run.initial = None  # the state holds it now
     writer = metrics.Writer(workdir, start)
     stop = interrupted()
@@ -306,7 +309,8 @@ def loop(run: Run) -> Path:
         return {"stream": run.stream.get_state(), "best": best if math.isfinite(best) else None, "memory": memory}
 
     # --- iterations --------------------------------------------------------------------------------------------------
-    bar = tqdm(range(start, config.iterations), initial=start, total=config.iterations, desc=config.algorithm.name)
+    span = range(start, config.iterations)
+    bar = tqdm(span, initial=start, total=len(span) + start, desc=config.algorithm.name, disable=not sharding.is_chief())
     pending = None
     for iteration in bar:
         clock, began = Clock(), time.perf_counter()
@@ -329,32 +333,40 @@ def loop(run: Run) -> Path:
         state, history = run.update(state, batch, iteration)
         if pending:
             flush(writer, bar, *pending)
-        if iteration % config.log.images_every == 0:
+        if iteration % config.log.images_every == 0 and sharding.is_chief():
             draw_groups(workdir / "samples" / f"{iteration:06d}.png", iteration, shown)
         log |= scores | clock.spent | {"time/iteration": time.perf_counter() - began}
         pending = (iteration, history, log)
         done = iteration + 1
-        if done % config.checkpoint.every == 0 or done == config.iterations or stop:
+        leave = sharding.agree(bool(stop))  # all processes stop after the same iteration
+        if done % config.checkpoint.every == 0 or done == config.iterations or leave:
             flush(writer, bar, *pending)  # a state whose update failed is never saved
             pending = None
             store.save(done, state, saved())
             if config.export.at_checkpoints and done < config.iterations:
                 run.export(state, done, workdir / "exports" / f"{done:06d}")
-        if stop:
+        if leave:
             store.wait()
             raise UserError(f"stopped by a signal after iteration {done}, all saved; run the same command to go on")
     # --- end ---------------------------------------------------------------------------------------------------------
     clock = Clock()
     final = run.evaluate(config.iterations, state, clock)
-    if not [r for r in metrics.read(workdir) if r["iteration"] == config.iterations]:
+    if sharding.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == config.iterations]:
         writer.write(config.iterations, final | clock.spent)
     store.wait()
     store.close()
     writer.close()
     folder = run.export(state, config.iterations, workdir)
-    page = report.write([workdir])
-    print(f"trained weights: {folder}\npictures: {workdir / 'eval'}, {workdir / 'samples'}\nreport: {page}")
+    if sharding.is_chief():
+        page = report.write([workdir])
+        say(f"trained weights: {folder}\npictures: {workdir / 'eval'}, {workdir / 'samples'}\nreport: {page}")
     return folder
+
+
+def say(text: str) -> None:
+    """Prints once, however many processes there are."""
+    if sharding.is_chief():
+        print(text)
 
 
 def flush(writer: metrics.Writer, bar, iteration: int, history: list[dict], log: dict[str, float]) -> None:

@@ -13,12 +13,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from pathlib import Path
 
-import jax
-import pytest
+# By the environment, so that the commands that tests run share the cache.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("MVGRPO_TEST_CACHE", str(Path(__file__).parents[1] / ".cache" / "jax"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
-_CACHE = os.environ.get("MVGRPO_TEST_CACHE", str(Path(__file__).parents[1] / ".cache" / "jax"))
-jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+import jax  # noqa: F401  (reads the environment)
+import pytest
 
 
 @pytest.fixture(scope="session")

@@ -41,14 +41,23 @@ def captioned():
     return out, len(asked)
 
 
-def test_captions_of_two_processes():
+def together(script, *arguments):
+    """Standard output of two processes that run a script together."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = [sys.executable, "-c", SCRIPT, address]
-    running = [subprocess.Popen([*command, str(i)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for i in (0, 1)]
-    results = [process.communicate(timeout=240) for process in running]
-    assert all(p.returncode == 0 for p in running), results
+    command = [sys.executable, "-c", script, address]
+    start = lambda i: subprocess.Popen(
+        [*command, str(i), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    running = [start(i) for i in (0, 1)]
+    results = [process.communicate(timeout=400) for process in running]
+    assert all(p.returncode == 0 for p in running), [err[-3000:] for _, err in results]
+    return results
+
+
+def test_captions_of_two_processes():
+    results = together(SCRIPT)
     said = [json.loads(out.splitlines()[-1]) for out, _ in results]
     whole, requests = captioned()
     assert said[0][0] == said[1][0] == ["xxx\u00e9", "xxxxxxx\u00e9"]

@@ -17,6 +17,7 @@ from configs import flux_nano
 from mvgrpo_jax import checkpoint, export, metrics, programs, sample, train
 from mvgrpo_jax import pipeline as pipelines
 from mvgrpo_jax.errors import UserError
+from tests.test_multiprocess import together
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,6 +147,37 @@ def test_adapters_are_trained_exported_and_started_from(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "README.md").write_text("---\nlicense: other\nlicense_name: some-licence\n---\n# Base\n")
     assert export.licence(tmp_path / "base") == ["license: other", "license_name: some-licence"]
+
+
+TOGETHER = """
+import os, sys
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from mvgrpo_jax import train
+from tests.test_train import small_config
+config = small_config(iterations=2)
+config.mesh.fsdp = 2
+train.train(config, sys.argv[3])
+"""
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(finished, tmp_path, capsys):
+    """Parameters and prompts split over both for two iterations, then gone on with by one. One of them writes and prints."""
+    one, config = finished
+    outputs = together(TOGETHER, str(tmp_path / "two"))
+    assert "samples" in outputs[0][0] and all(line.startswith("[Gloo]") for line in outputs[1][0].splitlines())
+    for name in ("pipeline/model_index.json", "report.html", "eval/000002.png", "samples/000000.png"):
+        assert (tmp_path / "two" / name).exists(), name
+    capsys.readouterr()
+    train.train(config, tmp_path / "two")
+    assert "going on from iteration 2" in capsys.readouterr().out
+    rows = metrics.read(one), metrics.read(tmp_path / "two")
+    assert [r["iteration"] for r in rows[1]] == [0, 1, 2, 3, 4]
+    for single, both in zip(*rows, strict=True):
+        for key in ("reward/scene", "reward_views/scene", "loss", "grad_norm", "advantage/abs"):
+            assert single.get(key, 0.0) == pytest.approx(both.get(key, 0.0), rel=2e-3, abs=1e-5), key
 
 
 def test_a_run_on_a_mesh_is_the_run_on_one_device(tmp_path):
