@@ -177,7 +177,8 @@ def test_a_run_of_two_processes_is_the_run_of_one(finished, tmp_path, capsys):
     assert [r["iteration"] for r in rows[1]] == [0, 1, 2, 3, 4]
     for single, both in zip(*rows, strict=True):
         for key in ("reward/scene", "reward_views/scene", "loss", "grad_norm", "advantage/abs"):
-            assert single.get(key, 0.0) == pytest.approx(both.get(key, 0.0), rel=2e-3, abs=1e-5), key
+            near = 2e-4 if key == "loss" else 1e-5  # at ratio 1 the loss is the mean advantage, nothing but rounding
+            assert single.get(key, 0.0) == pytest.approx(both.get(key, 0.0), rel=2e-3, abs=near), key
 
 
 def test_a_run_on_a_mesh_is_the_run_on_one_device(tmp_path):
