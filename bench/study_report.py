@@ -99,7 +99,7 @@ def grid(path: Path, strips: Path) -> None:
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(arm, rotation=0, ha="right", va="center", fontsize=8)
     figure.tight_layout(pad=0.3)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
 
 
