@@ -40,7 +40,7 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
         only = [f"--program={again}"] * bool(again)
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "plan.json"
-            subprocess.run([*command, "--no-search", f"--json={part}", *sizes, *spread, *only], cwd=ROOT)
+            subprocess.run([*command, f"--json={part}", *sizes, *spread, *only], cwd=ROOT)
             if not part.exists():
                 sys.exit(f"{topology} {kind} {pixels}: could not be planned")
             found = json.loads(part.read_text())
@@ -53,13 +53,21 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
     return json.loads(path.read_text())
 
 
-def row(topology: str, kind: str, pixels: int, facts: dict) -> str:
-    programs = {p["name"]: p for p in facts["programs"]}
-    cells = [f"{p['peak'] / GIB:.1f}" if not p["error"] else "over" for p in programs.values()]
-    seconds = sum(p["calls"] * p["seconds"] for p in programs.values())
-    share = sum(p["collective"] * p["calls"] for p in programs.values()) / GIB
-    verdict = "fits" if facts["fits"] else "does not fit"
+def row(topology: str, kind: str, pixels: int, programs: list[dict], verdict: str) -> str:
+    cells = [f"{p['peak'] / GIB:.1f}" if not p["error"] else "over" for p in programs]
+    seconds = sum(p["calls"] * p["seconds"] for p in programs)
+    share = sum(p["collective"] * p["calls"] for p in programs) / GIB
     return f"| {topology} | {kind} | {pixels} | {' | '.join(cells)} | {share:.0f} | {seconds:.0f} | {verdict} |"
+
+
+def rows(topology: str, kind: str, pixels: int, facts: dict) -> list[str]:
+    """The config as it is and, where that does not fit, with the nearest setting that does."""
+    lines = [row(topology, kind, pixels, facts["programs"], "fits" if facts["fits"] else "does not fit")]
+    if found := facts.get("nearest", {}).get("programs"):
+        new = {p["name"]: p for p in found}
+        programs = [new.get(p["name"], p) for p in facts["programs"]]
+        lines.append(row(topology, kind, pixels, programs, "fits with " + facts["nearest"]["setting"].split("  (")[0]))
+    return lines
 
 
 def main() -> None:
@@ -75,8 +83,7 @@ def main() -> None:
                 path = FOLDER / f"{topology.replace(':', '-')}_{kind}_{pixels}.json"
                 wanted = topology.startswith(options.only) and pixels in options.pixels
                 if wanted or path.exists():
-                    facts = plan(topology, kind, pixels, options.again if wanted else "")
-                    lines.append(row(topology, kind, pixels, facts))
+                    lines += rows(topology, kind, pixels, plan(topology, kind, pixels, options.again if wanted else ""))
     head = [
         "| topology | trained | pixels | encode | rollout | decode | update | sent GiB | seconds | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",

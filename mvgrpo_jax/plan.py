@@ -58,6 +58,10 @@ def table(costs, plan, chip) -> str:
     return "\n".join(lines)
 
 
+def records(costs) -> list[dict]:
+    return [dataclasses.asdict(c) | {"peak": c.peak} for c in costs]
+
+
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
@@ -86,13 +90,16 @@ def main(argv: list[str] | None = None) -> None:
     costs, plan = planning.measure(config, options.topology, tuple(options.program))
     print(table(costs, plan, chip))
     ok = planning.fits(costs, chip)
-    if options.json:
-        programs = [dataclasses.asdict(c) | {"peak": c.peak} for c in costs]
-        options.json.write_text(json.dumps({"topology": options.topology, "fits": ok, "programs": programs}, indent=2) + "\n")
+    facts = {"topology": options.topology, "fits": ok, "programs": records(costs)}
     print(f"verdict: {'fits' if ok else 'does not fit'}")
+    if not ok and not options.no_search:
+        setting, found = planning.nearest(config, options.topology, costs, chip)
+        sizes = ", ".join(f"{c.name} {c.peak / GIB:.1f} GiB, {c.seconds:.0f} s" for c in found)
+        print(f"nearest setting that fits: {setting}" + (f": {sizes}" if found else ""))
+        facts["nearest"] = {"setting": setting, "programs": records(found)}
+    if options.json:
+        options.json.write_text(json.dumps(facts, indent=2) + "\n")
     if not ok:
-        if not options.no_search:
-            print(f"nearest setting that fits: {planning.nearest(config, options.topology, costs, chip)}")
         sys.exit(1)
 
 

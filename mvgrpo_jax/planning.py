@@ -245,13 +245,17 @@ def remedies(config) -> list[tuple[str, dict[str, Any]]]:
     return out
 
 
-def nearest(config, topology: str, costs: list[Cost], chip: Chip) -> str:
-    """The first remedy with which every program fits the chip."""
+def nearest(config, topology: str, costs: list[Cost], chip: Chip) -> tuple[str, list[Cost]]:
+    """The first remedy with which every program fits the chip, in words, and what the programs that did not fit cost then."""
     tight = tuple(c.name for c in costs if c.error or c.peak > chip.memory - chip.reserve)
     for text, changes in remedies(config):
         tried = config.copy_and_resolve_references()
         with tried.unlocked():
             tried.update_from_flattened_dict(changes)
-        if fits(measure(tried, topology, tight)[0], chip):
-            return ", ".join(f"config.{k}={v}" for k, v in changes.items()) + f"  (the last step: {text})"
-    return "none of the settings tried; use more devices or a smaller picture"
+        try:
+            found, _ = measure(tried, topology, tight)
+        except UserError:  # a setting that this model or mesh cannot take, as more shards than a parameter has rows
+            continue
+        if fits(found, chip):
+            return ", ".join(f"config.{k}={v}" for k, v in changes.items()) + f"  (the last step: {text})", found
+    return "none of the settings tried; use more devices or a smaller picture", []

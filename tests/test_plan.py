@@ -148,13 +148,16 @@ def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
 
     def measured(config, topology, only=()):
         seen.append((config.train.remat, config.train.view_chunk, config.mesh.data))
+        if config.train.view_chunk and config.mesh.data > 1:
+            raise UserError("as of a setting that the mesh cannot take")
         tight = config.mesh.data > 1
         return [planning.Cost("update", 1, 0, 0, 0, 10**12 if tight else 1, 0, 0, 0.0, 0.0)], None
 
     monkeypatch.setattr(planning, "measure", measured)
     costs, _ = measured(config, "h200:1x8")
     assert not planning.fits(costs, targets.CHIPS["h200"])
-    text = planning.nearest(config, "h200:1x8", costs, targets.CHIPS["h200"])
+    text, found = planning.nearest(config, "h200:1x8", costs, targets.CHIPS["h200"])
+    assert [c.peak for c in found] == [1]
     assert seen[1:] == [("full", 0, 2), ("full", 1, 2), ("full", 1, 1)]
     assert text.startswith("config.train.remat=full, config.train.view_chunk=1, config.mesh.data=1, config.mesh.fsdp=-1")
 
@@ -174,7 +177,7 @@ config = configuration.from_arguments("configs/flux_nano.py", [f"--config.{w}" f
 costs, _ = planning.measure(config, "h200:1x4", ("update",))
 chip = dataclasses.replace(targets.CHIPS["h200"], memory=costs[0].peak * 9 // 10, reserve=0)
 assert not planning.fits(costs, chip)
-print(planning.nearest(config, "h200:1x4", costs, chip))
+print(planning.nearest(config, "h200:1x4", costs, chip)[0])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "config.train.view_chunk=1  (the last step: train.view_chunk=1)", done.stderr[-2000:]
