@@ -135,4 +135,5 @@ def selected(config, programs: Programs, stage) -> Chosen:
     trajectory, _ = rollout.rollout(lambda x, s: x, plan, kernel, programs.sigmas, programs.g, start, rollout.normals(key))
     rewards = {n: jnp.zeros((1, prompts, plan.branches, plan.pictures)) for n, w in config.rewards.items() if w}
     memory = programs.algorithm.chooser.memory if programs.algorithm.chooser else None
-    return programs.algorithm.select(key, trajectory, programs.algorithm.advantage(rewards, memory), stage, programs.sigmas)
+    advantage = programs.algorithm.advantage(rewards, trajectory, memory)
+    return programs.algorithm.select(key, trajectory, advantage, stage, programs.sigmas)

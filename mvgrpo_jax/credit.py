@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mvgrpo_jax.plans import Plan
 from mvgrpo_jax.rollout import in_blocks
@@ -61,14 +62,21 @@ def combine(
     raise ValueError(f"unknown way to combine rewards {how!r}; there are: advantages, rewards, whitened")
 
 
-def tree_advantage(reward: jax.Array, plan: Plan, **options) -> jax.Array:
+def tree_advantage(reward: jax.Array, log_prob: jax.Array, plan: Plan, *, fusion: float = 0.0, **options) -> jax.Array:
     """Advantages of a tree's edges in the plan's blocks [V, P, B, G] from its leaves' rewards [V, P, 1, G].
 
-    A node's reward is the mean of the leaves below it; it is compared with the nodes of its own depth (BranchGRPO, arXiv
+    A node's reward is the mean of the leaves below it, weighted by softmax(fusion x log-probability of the path from the node
+    to the leaf), log_prob [P, B, G] being the edges'; it is compared with the nodes of its own depth (BranchGRPO, arXiv
     2509.06040, section 3). An edge has the advantage of the node it leads to.
     """
+    edges = log_prob.reshape(log_prob.shape[0], -1)
+    ends = np.cumsum(plan.draws)
+    path = jnp.zeros((log_prob.shape[0], plan.group))  # from the nodes of a depth to each leaf
     depths = []
-    for nodes in plan.draws:
-        below = reward.reshape(*reward.shape[:-1], nodes, plan.group // nodes).mean(-1)
-        depths.append(group_advantage(below, **options))
-    return in_blocks(plan, jnp.concatenate(depths, axis=-1)[..., 0, :])
+    for nodes, end in zip(plan.draws[::-1], ends[::-1]):
+        below = (nodes, plan.group // nodes)
+        share = jax.nn.softmax(fusion * path.reshape(-1, 1, *below), axis=-1)
+        fused = (reward.reshape(*reward.shape[:-1], *below) * share).sum(-1)
+        depths.append(group_advantage(fused, **options))
+        path = path + jnp.repeat(edges[:, end - nodes : end], below[1], axis=1)
+    return in_blocks(plan, jnp.concatenate(depths[::-1], axis=-1)[..., 0, :])

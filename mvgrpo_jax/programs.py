@@ -279,7 +279,7 @@ class Programs:
         """(key, Trajectory, {judge: reward [V, P, R, S]}, memory, stage (static)) -> Chosen."""
 
         def run(key, trajectory: Trajectory, rewards, memory, stage) -> examples.Chosen:
-            advantage = self.algorithm.advantage(rewards, memory)
+            advantage = self.algorithm.advantage(rewards, trajectory, memory)
             return self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
 
         where = examples.Chosen(self.batch(), self.batch(1), self.batch())

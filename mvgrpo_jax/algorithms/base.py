@@ -15,6 +15,7 @@ from mvgrpo_jax.examples import Select, everything
 from mvgrpo_jax.objectives import Objective
 from mvgrpo_jax.plans import Plan
 from mvgrpo_jax.sde import Kernel
+from mvgrpo_jax.types import Trajectory
 
 
 class Moment(NamedTuple):
@@ -36,15 +37,15 @@ class Chooser:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """plan: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, memory): who gets credit, from
-    {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree. objective: what is minimised. select: which transitions
-    train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps after that
-    iteration, None where the current policy samples. chooser: None where every prompt is kept."""
+    """plan: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, trajectory, memory): who gets
+    credit, from {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree. objective: what is minimised. select: which
+    transitions train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps
+    after that iteration, None where the current policy samples. chooser: None where every prompt is kept."""
 
     plan: Plan
     kernel: Kernel
     eta: float
-    advantage: Callable[[dict[str, jax.Array], Any], jax.Array]
+    advantage: Callable[[dict[str, jax.Array], Trajectory, Any], jax.Array]
     objective: Objective
     select: Select = dataclasses.field(default_factory=everything)
     schedule: Callable[[int], Moment] = lambda iteration: Moment()
@@ -68,7 +69,7 @@ def options(**own) -> dict[str, Any]:
 
 
 def normalised(config, o, *, ddof: int, eps: float, global_std: bool = False) -> Callable:
-    """advantage(rewards, memory) by group, of the config's judges and the options `o`."""
+    """advantage(rewards, trajectory, memory) by group, of the config's judges and the options `o`."""
     bounded = functools.partial(credit.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)
     one = (lambda r: bounded(r, deviation=credit.batch_deviation(r))) if global_std else bounded
-    return lambda rewards, memory: credit.combine(rewards, dict(config.rewards), o.combine, one)
+    return lambda rewards, trajectory, memory: credit.combine(rewards, dict(config.rewards), o.combine, one)

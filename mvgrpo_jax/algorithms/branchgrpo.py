@@ -1,13 +1,14 @@
 """BranchGRPO (arXiv 2509.06040): a tree of samples, credit by depth, pruned before the update.
 
-One root noise; at each split every node draws several children, elsewhere one. A node's reward is the mean of its leaves', its
-advantage compares it with the nodes of its depth; every edge trains with its child's advantage, all edges counting alike.
+One root noise; at each split every node draws several children, elsewhere one. A node's reward is the mean of its leaves', or
+with `fusion` b > 0 their mean weighted by softmax(b log p of the path from the node to the leaf); its advantage compares it
+with the nodes of its depth; every edge trains with its child's advantage, all edges counting alike.
 At splits the noise is `fan_scale` wider, which the authors' likelihood does not know (fan_density False, their default and this
 one's; True is unbiased). Pruning, of the update alone: `prune_depths` depths are left out, from a first one that moves by 1
 every `prune_every` iterations up to `prune_stop`; after the last split `prune_width` keeps the 'best' half of the leaves or the
 'extremes', a quarter each. Mixed ODE/SDE: steps not in `stochastic` have no noise and do not train. Authors' on Flux: 20 steps,
 splits 0, 3, 6, 9 into 2, eta 0.3, clip 1e-3, learning rate 1e-5, 720 px, 8 GPUs, 12 accumulated rollouts of 2. Ours: the last
-step has no noise, as in DanceGRPO, on whose code theirs is built; leaves count alike in a node.
+step has no noise, as in DanceGRPO, on whose code theirs is built; log p is averaged over a latent's numbers, as in the ratio.
 """
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ DEFAULTS = options(
     fans=(),  # children at each split; empty: the prime factors of group_size
     fan_scale=4.0,
     fan_density=False,
+    fusion=0.0,  # b of the softmax over a node's leaves; 0: their mean
     stochastic=(),  # steps with noise; empty: all but the last
     prune_depths=0,
     prune_every=30,
@@ -76,14 +78,17 @@ def make(config, o):
         weight = jnp.broadcast_to(real * (filled.shape[1] / count), filled.shape).reshape(shape)
         return examples.Chosen(transitions, advantage, weight)
 
-    def of_tree(reward):
-        return credit.tree_advantage(reward, plan, ddof=1, eps=1e-8 + o.std_floor, bound=o.bound)
+    def advantage(rewards, trajectory, memory):
+        log_prob = trajectory.transitions.log_prob
+        normal = {"ddof": 1, "eps": 1e-8 + o.std_floor, "bound": o.bound}
+        of_tree = lambda reward: credit.tree_advantage(reward, log_prob, plan, fusion=o.fusion, **normal)
+        return combine(rewards, dict(config.rewards), o.combine, of_tree)
 
     return Algorithm(
         plan=plan,
         kernel=kernel,
         eta=o.eta,
-        advantage=lambda rewards, memory: combine(rewards, dict(config.rewards), o.combine, of_tree),
+        advantage=advantage,
         objective=objectives.policy_gradient(kernel, clip=o.clip, kl=o.kl, divergence=o.divergence),
         select=select,
         schedule=schedule,

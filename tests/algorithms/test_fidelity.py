@@ -420,19 +420,23 @@ def test_adagrpos_choice_of_prompts():
 
 
 class Node:
-    """An explicit tree: state, the step that leads to each child, children."""
+    """An explicit tree: state, depth, log-probability of the edge that leads here, children."""
 
-    def __init__(self, x, depth):
-        self.x, self.depth, self.children = x, depth, []
+    def __init__(self, x, depth, log_prob=0.0):
+        self.x, self.depth, self.log_prob, self.children = x, depth, log_prob, []
+
+    def paths(self):
+        """(leaf, log-probability of the way there)"""
+        return [(leaf, child.log_prob + lp) for child in self.children for leaf, lp in child.paths()] or [(self, 0.0)]
 
     def leaves(self):
-        return [leaf for child in self.children for leaf in child.leaves()] if self.children else [self]
+        return [leaf for leaf, _ in self.paths()]
 
     def all(self):
         return [self, *(n for child in self.children for n in child.all())]
 
 
-def grown(run, net, p, splits, fans, scale, sde, steps):
+def grown(run, net, p, splits, fans, scale, sde, steps, density=False):
     """The tree of a prompt, level by level, its nodes in the order of their leaves. Counts model calls once a node."""
     root = Node(plain.tensor(run.start[p, 0]), 0)
     level, c = [root], run.pooled[0, p, 0]
@@ -442,17 +446,19 @@ def grown(run, net, p, splits, fans, scale, sde, steps):
             v = net(node.x, run.sigmas[k], c)
             mean, std = plain.moments("dance", node.x, v, run.sigmas, k, 0.3)
             for _ in range(fans[splits.index(k)] if k in splits else 1):
+                wide, lp = scale if k in splits else 1.0, 0.0
                 if k in sde:
-                    x = mean + std * (scale if k in splits else 1.0) * run.noise(k, p, len(nxt))
+                    x = mean + std * wide * run.noise(k, p, len(nxt))
+                    lp = float(plain.log_prob("dance", x, mean, std * (wide if density else 1.0)))
                 else:
                     x = node.x + v * (run.sigmas[k + 1] - run.sigmas[k])
-                node.children.append(Node(x, k + 1))
+                node.children.append(Node(x, k + 1, lp))
                 nxt.append(node.children[-1])
         level = nxt
     return root
 
 
-def edges_of(root, p, view_rewards, sde):
+def edges_of(root, p, view_rewards, sde, fusion=0.0):
     """(parent, child, advantages a view) of every stochastic edge; views' rewards by leaf."""
     out = []
     by_depth = {}
@@ -464,7 +470,10 @@ def edges_of(root, p, view_rewards, sde):
                 continue
             peers, advantages = by_depth[child.depth], []
             for rewards in view_rewards:
-                values = [np.mean([rewards[id(leaf)] for leaf in peer.leaves()]) for peer in peers]
+                values = []
+                for peer in peers:
+                    weights = [math.exp(fusion * lp) for _, lp in peer.paths()]
+                    values.append(np.average([rewards[id(leaf)] for leaf in peer.leaves()], weights=weights))
                 advantages.append(plain.normalised(values, 1, 1e-8)[peers.index(child)] if len(peers) > 1 else 0.0)
             out.append((node, child, advantages))
     return out
@@ -472,8 +481,13 @@ def edges_of(root, p, view_rewards, sde):
 
 @pytest.mark.parametrize(
     "own, density",
-    [({}, False), ({"fan_density": True}, True), ({"stochastic": (0, 1, 2, 4)}, False)],
-    ids=["authors'", "unbiased", "mixed"],
+    [
+        ({}, False),
+        ({"fan_density": True, "fusion": 0.7}, True),
+        ({"fusion": 0.7}, False),
+        ({"stochastic": (0, 1, 2, 4)}, False),
+    ],
+    ids=["authors'", "unbiased", "fused", "mixed"],
 )
 def test_branchgrpo(own, density):
     config = harness.settings("branchgrpo", steps=6, group=6, splits=(0, 2), fans=(2, 3), clip=5e-2, **own)
@@ -481,11 +495,11 @@ def test_branchgrpo(own, density):
     sde = own.get("stochastic", tuple(range(5)))
     net, pictures, records = plain.Net(run.params), [], []
     for p in range(PROMPTS):
-        root = grown(run, net, p, (0, 2), (2, 3), 4.0, sde, 6)
+        root = grown(run, net, p, (0, 2), (2, 3), 4.0, sde, 6, density)
         leaves = root.leaves()
         pictures.append([[leaf.x for leaf in leaves]])
         judged_by = [{id(leaf): plain.reward(leaf.x, v) for leaf in leaves} for v in range(2)]
-        for node, child, advantage in edges_of(root, p, judged_by, sde):
+        for node, child, advantage in edges_of(root, p, judged_by, sde, own.get("fusion", 0.0)):
             stretch = 4.0 if density and node.depth in (0, 2) else 1.0
             records.append(Record(p, node.x, node.depth, child.x, advantage=advantage, stretch=stretch))
     pictures_match(run, pictures)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +42,8 @@ def test_every_algorithm_builds_from_its_defaults(name, steps, group):
     assert plan.steps == steps and plan.group == group and plan.evaluations >= steps
     reward = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, plan.branches, plan.pictures)), jnp.float32)
     memory = method.chooser.memory if method.chooser else None
-    found = method.advantage({"clip": reward}, memory)
+    trajectory = SimpleNamespace(transitions=SimpleNamespace(log_prob=jnp.zeros((8, plan.blocks, group))))
+    found = method.advantage({"clip": reward}, trajectory, memory)
     assert np.isfinite(found).all() and found.shape[:2] == (2, 8) and found.shape[-1] == group
 
 
