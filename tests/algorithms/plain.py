@@ -31,7 +31,7 @@ class Net:
 
 
 def tensor(a):
-    return torch.as_tensor(np.asarray(a), dtype=torch.float64)
+    return torch.as_tensor(np.array(a), dtype=torch.float64)
 
 
 def static(steps, h=3.0):

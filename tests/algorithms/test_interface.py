@@ -12,6 +12,8 @@ import mvgrpo_jax
 from configs import common
 from mvgrpo_jax import algorithms, configuration
 from mvgrpo_jax.errors import UserError
+from tests.algorithms import harness
+from tests.algorithms.plain import PROMPTS
 
 CORE = (
     *("train", "rollout", "update", "programs", "plans", "credit", "examples", "objectives", "policy", "sde", "solvers"),
@@ -109,3 +111,15 @@ def test_a_bad_value_names_the_algorithm(name, own, message):
     config.algorithm[name].update(own)
     with pytest.raises(UserError, match=message):
         algorithms.make(config)
+
+
+@pytest.mark.parametrize("name", [n for n in algorithms.names() if n != "diffusion_nft"])
+def test_the_ratio_is_one_before_the_first_update(name):
+    """Exactly, where it is its own denominator; to rounding, where old densities are computed beforehand."""
+    config = harness.settings(name, steps=6, group=6)
+    memory = np.array([[0.0, 0.01, 1]] * PROMPTS, np.float32)
+    for moved, tolerance in ((0.0, 0.0), (1e-30, 1e-5)):  # too little to change a parameter, but old densities are kept
+        run = harness.run(config, views=2, off_policy=moved, memory=memory)
+        for metric in ("min/ratio/min", "max/ratio/max"):
+            assert np.abs(run.metrics[metric] - 1).max() <= tolerance
+    assert np.isfinite(run.loss)
