@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
 
 from bench.study import ARMS, FAMILY
+from mvgrpo_jax import data
 
 MAIN = ("mvgrpo online", "mvgrpo offline", "single view", *FAMILY)
 
@@ -35,28 +37,43 @@ def reached(run: dict, target: float) -> float | None:
     return None
 
 
-def table(runs: list[dict], arms: tuple[str, ...], before: dict, target: float) -> list[str]:
-    """A row an arm. The gap is the gain of the exact score less that of the learned one, each in its own units."""
-    lines = [
-        "| arm | seeds | iterations | exact score | learned (clip-nano) | gap of gains | diversity | evaluations to "
-        f"{target:.2f} | seconds to it | seconds a run |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines.append(f"| before training | | | {before['scene']:.3f} | {before['clip']:.3f} | | {before['diversity']:.3f} | | | |")
+def after(run: dict, iterations: int) -> float:
+    """The curve's score after so many iterations, interpolated: as many pictures drawn, where steps and groups are alike."""
+    at = [spent * run["iterations"] / run["evaluations"] for spent, _, _ in run["curve"]]
+    return float(np.interp(iterations, at, [score for _, score, _ in run["curve"]]))
+
+
+def against(runs: list[dict], arm: str, other: str) -> str:
+    """Mean and standard error of the difference in exact score between runs of one seed, which share prompts and noise."""
+    theirs = {r["seed"]: r["scene"] for r in of_arm(runs, other)}
+    return (
+        "" if arm == other else mean_error([r["scene"] - theirs[r["seed"]] for r in of_arm(runs, arm) if r["seed"] in theirs])
+    )
+
+
+def table(runs: list[dict], arms: tuple[str, ...], before: dict, target: float, iterations: int = 0) -> list[str]:
+    """A row an arm. The gap is the gain of the exact score less that of the learned one, each in its own units. Seconds are the
+    least disturbed run's. iterations: adds the score after so many."""
+    heads = ["arm", "seeds", "iterations", "exact score", f"difference to {arms[0]}", "learned (clip-nano)", "gap of gains"]
+    heads += ["diversity", f"evaluations to {target:.2f}", "seconds to it", "seconds a run"]
+    heads += [f"curve after {iterations} iterations"] * bool(iterations)
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    first = ["before training", "", "", f"{before['scene']:.3f}", "", f"{before['clip']:.3f}", "", f"{before['diversity']:.3f}"]
+    lines.append("| " + " | ".join(first + [""] * (len(heads) - len(first))) + " |")
     for arm in arms:
         found = of_arm(runs, arm)
         if not found:
             continue
         gaps = [(r["scene"] - before["scene"]) - (r["clip"] - before["clip"]) for r in found]
-        spent = [reached(r, target) for r in found]
-        arrived = [(s, r) for s, r in zip(spent, found) if s is not None]
-        cost = f"{np.mean([s for s, _ in arrived]) / 1000:.0f} k ({len(arrived)} of {len(found)})" if arrived else "not"
-        seconds = f"{np.mean([s / r['evaluations'] * r['seconds'] for s, r in arrived]):.0f}" if arrived else "-"
-        lines.append(
-            f"| {arm} | {len(found)} | {found[0]['iterations']} | {mean_error([r['scene'] for r in found])} | "
-            f"{mean_error([r['clip'] for r in found])} | {mean_error(gaps)} | {mean_error([r['diversity'] for r in found])} | "
-            f"{cost} | {seconds} | {np.mean([r['seconds'] for r in found]):.0f} |"
-        )
+        arrived = [(s, r) for r in found if (s := reached(r, target)) is not None]
+        second = min(r["seconds"] / r["evaluations"] for r in found)
+        spent = np.mean([s for s, _ in arrived]) if arrived else None
+        cells = [arm, len(found), found[0]["iterations"], mean_error([r["scene"] for r in found]), against(runs, arm, arms[0])]
+        cells += [mean_error([r["clip"] for r in found]), mean_error(gaps), mean_error([r["diversity"] for r in found])]
+        cells += [f"{spent / 1000:.0f} k ({len(arrived)} of {len(found)})", f"{spent * second:.0f}"] if arrived else ["not", ""]
+        cells += [f"{second * found[0]['evaluations']:.0f}"]
+        cells += [mean_error([after(r, iterations) for r in found])] * bool(iterations)
+        lines.append("| " + " | ".join(str(c) for c in cells) + " |")
     return lines
 
 
@@ -94,8 +111,14 @@ def grid(path: Path, strips: Path) -> None:
     if not found:
         return
     figure, rows = plt.subplots(len(found), 1, figsize=(10, 1.02 * len(found)), squeeze=False)
+    prompts = data.prompts("flux-nano-one", 10, held_out=True)
     for (arm, file), axis in zip(found, rows[:, 0]):
-        axis.imshow(plt.imread(file))
+        strip = plt.imread(file)
+        axis.imshow(strip)
+        if arm == "before":
+            for i, prompt in enumerate(prompts):
+                words = "\n".join(textwrap.wrap(prompt, 19))
+                axis.text((i + 0.5) * strip.shape[0], -2, words, ha="center", va="bottom", fontsize=5)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(arm, rotation=0, ha="right", va="center", fontsize=8)
     figure.tight_layout(pad=0.3)
@@ -114,7 +137,9 @@ def write(runs: list[dict], docs: Path) -> None:
     rest = tuple(a for a in ARMS if a not in MAIN)
     lines = [f"Budget {budget:,} forward passes a run. Mean and standard error over seeds.", ""]
     lines += table(done, MAIN, before, target)
-    lines += ["", "Ablations of mvgrpo:", "", *table(done, ("mvgrpo online", "single view", *rest), before, target)]
+    ablations = ("mvgrpo online", "mvgrpo offline", "single view", *rest)
+    fewest = min(r["iterations"] for r in done if r["arm"] in ablations)
+    lines += ["", "Ablations of mvgrpo:", "", *table(done, ablations, before, target, fewest)]
     (docs / "study").mkdir(exist_ok=True)
     (docs / "study" / "tables.md").write_text("\n".join(lines) + "\n")
     curves(done, docs / "images" / "study_curves.png")
