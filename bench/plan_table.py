@@ -49,6 +49,8 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
             found["programs"] = [new.get(p["name"], p) for p in before["programs"]]
             chip = targets.parse(topology)[0]
             found["fits"] = all(not p["error"] and p["peak"] <= chip.memory - chip.reserve for p in found["programs"])
+            if not found["fits"] and "nearest" in before:  # found for another program than this one
+                found.setdefault("nearest", before["nearest"])
         path.write_text(json.dumps(found, indent=2) + "\n")
     return json.loads(path.read_text())
 

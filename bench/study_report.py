@@ -45,10 +45,10 @@ def after(run: dict, iterations: int) -> float:
 
 def against(runs: list[dict], arm: str, other: str) -> str:
     """Mean and standard error of the difference in exact score between runs of one seed, which share prompts and noise."""
+    if arm == other:
+        return ""
     theirs = {r["seed"]: r["scene"] for r in of_arm(runs, other)}
-    return (
-        "" if arm == other else mean_error([r["scene"] - theirs[r["seed"]] for r in of_arm(runs, arm) if r["seed"] in theirs])
-    )
+    return mean_error([r["scene"] - theirs[r["seed"]] for r in of_arm(runs, arm) if r["seed"] in theirs])
 
 
 def table(runs: list[dict], arms: tuple[str, ...], before: dict, target: float, iterations: int = 0) -> list[str]:
