@@ -102,6 +102,10 @@ def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def value(config: dict, key: str) -> str:
+    return repr(config[key]) if key in config else "not set"
+
+
 def claim(workdir: Path, config: dict) -> None:
     """Records the run's config in the workdir. UserError when it holds a run of another config."""
     path = workdir / "config.json"
@@ -110,7 +114,7 @@ def claim(workdir: Path, config: dict) -> None:
         old, new = flatten(json.loads(path.read_text())), flatten(config)
         changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
         if changed:
-            lines = "\n  ".join(f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in changed)
+            lines = "\n  ".join(f"{k}: {value(old, k)} there, {value(new, k)} now" for k in changed)
             raise UserError(
                 f"{workdir} holds another run:\n  {lines}\nchoose another --workdir, or give the same config to go on with it"
             )

@@ -16,22 +16,17 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """level(s, s_next, eta) -> g of a step that starts at s < 1; moments(x, v, s, s_next, g) -> (mean, std); log_prob(x_next,
-    mean, std)."""
+    """level(s, s_next, eta) -> g of a step; moments(x, v, s, s_next, g) -> (mean, std);
+    log_prob(x_next, mean, std)."""
 
     level: Callable[..., jax.Array]
     moments: Callable[..., tuple[jax.Array, jax.Array]]
     log_prob: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
     def noise(self, sigmas: np.ndarray, eta: float) -> np.ndarray:
-        """g [N] of the steps of a grid [N + 1], float64. At s = 1, where Flow-GRPO's g is infinite, 1 - s is taken at the
-        grid's second value: g = eta sqrt(1 / (1 - s_1))."""
+        """g [N] of the steps of a grid [N + 1], float64."""
         s, s_next = np.asarray(sigmas[:-1], np.float64), np.asarray(sigmas[1:], np.float64)
-        first = s == 1.0
-        guarded = np.where(first, sigmas[1], s)
-        g = np.asarray(self.level(guarded, s_next, eta), np.float64)
-        # level(s_1) has s_1 in its numerator too, where s itself, 1, belongs
-        return np.where(first & (self.level is flow_level), g / np.sqrt(guarded), g)
+        return np.asarray(self.level(s, s_next, eta), np.float64)
 
 
 def score_moments(x, v, s, s_next, g) -> tuple[jax.Array, jax.Array]:
@@ -65,9 +60,8 @@ def squared_error_log_prob(x_next, mean, std) -> jax.Array:
 
 
 def flow_level(s, s_next, eta):
-    """g = eta sqrt(s / (1 - s)) (Flow-GRPO)."""
-    del s_next
-    return eta * (s / (1.0 - s)) ** 0.5
+    """g = eta sqrt(s / (1 - s)) (Flow-GRPO). Infinite at s = 1, where 1 - s is taken at s': g = eta sqrt(1 / (1 - s'))."""
+    return eta * (s / (1.0 - s + (s == 1.0) * (1.0 - s_next))) ** 0.5
 
 
 def constant_level(s, s_next, eta):

@@ -78,6 +78,7 @@ def test_the_marginals_are_the_flows():
 def test_noise_is_finite_at_the_first_step():
     g = sde.kernel("flow").noise(SIGMAS, 0.7)
     assert np.isfinite(g).all() and g[0] == pytest.approx(0.7 * np.sqrt(1 / (1 - SIGMAS[1])))
+    assert sde.kernel("flow").noise(np.array([1.0, 0.0]), 0.7) == pytest.approx(0.7)  # a grid of one step
 
 
 def test_unknown_kernel_lists_what_exists():

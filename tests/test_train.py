@@ -269,6 +269,8 @@ def test_another_config_in_the_workdir_is_refused(finished):
     workdir, _ = finished
     with pytest.raises(UserError, match="holds another run:\n  optimizer.learning_rate: 0.001 there, 0.01 now"):
         checkpoint.claim(workdir, json.loads(small_config(optimizer={"learning_rate": 1e-2}).to_json_best_effort()))
+    with pytest.raises(UserError, match="new_key: not set there, 1 now"):
+        checkpoint.claim(workdir, json.loads(small_config().to_json_best_effort()) | {"new_key": 1})
     checkpoint.claim(workdir, json.loads(small_config(iterations=9).to_json_best_effort()))  # a longer run is the same run
     checkpoint.claim(workdir, json.loads(small_config().to_json_best_effort()))
 
