@@ -3,7 +3,7 @@
 An arm is a set of config overrides, trained for each seed until the budget is spent (in forward passes; a forward and backward
 counts three). Then the exported pipeline paints held-out prompts that no setting was chosen on. One process at a time; runs
 that are finished are not repeated, interrupted ones go on. Each finished run is a line of docs/study/runs.jsonl; --report makes
-the tables of docs/study/tables.md and the pictures docs/images/study_*.png from it.
+the tables in docs/results.md and the pictures docs/images/study_*.png from it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import numpy as np
 from bench.study import ARMS, FAMILY
 from mvgrpo_jax import data
 
+MARKS = ("<!-- tables of bench/study.py -->", "<!-- end of the tables -->")
 MAIN = ("mvgrpo online", "mvgrpo offline", "single view", *FAMILY)
 
 
@@ -38,7 +39,7 @@ def reached(run: dict, target: float) -> float | None:
 
 
 def after(run: dict, iterations: int) -> float:
-    """The curve's score after so many iterations, interpolated: as many pictures drawn, where steps and groups are alike."""
+    """The curve's score after so many iterations, interpolated: as many pictures drawn."""
     at = [spent * run["iterations"] / run["evaluations"] for spent, _, _ in run["curve"]]
     return float(np.interp(iterations, at, [score for _, score, _ in run["curve"]]))
 
@@ -72,7 +73,7 @@ def table(runs: list[dict], arms: tuple[str, ...], before: dict, target: float, 
         cells += [mean_error([r["clip"] for r in found]), mean_error(gaps), mean_error([r["diversity"] for r in found])]
         cells += [f"{spent / 1000:.0f} k ({len(arrived)} of {len(found)})", f"{spent * second:.0f}"] if arrived else ["not", ""]
         cells += [f"{second * found[0]['evaluations']:.0f}"]
-        cells += [mean_error([after(r, iterations) for r in found])] * bool(iterations)
+        cells += [mean_error([after(r, iterations) for r in found if r["iterations"] >= iterations])] * bool(iterations)
         lines.append("| " + " | ".join(str(c) for c in cells) + " |")
     return lines
 
@@ -105,6 +106,7 @@ def grid(path: Path, strips: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from PIL import Image
 
     found = [(a, strips / f"{a.replace(' ', '_')}.png") for a in ("before", *MAIN)]
     found = [(arm, file) for arm, file in found if file.exists()]
@@ -124,6 +126,18 @@ def grid(path: Path, strips: Path) -> None:
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
+    with Image.open(path) as picture:  # a palette: a third of the bytes
+        small = picture.convert("RGB").quantize(256)
+    small.save(path, optimize=True)
+
+
+def insert(page: Path, lines: list[str]) -> None:
+    """Puts the tables between the page's two marks; the words around them are written by hand."""
+    head, found, rest = page.read_text().partition(MARKS[0])
+    _, closed, tail = rest.partition(MARKS[1])
+    if not (found and closed):
+        raise SystemExit(f"{page} lacks the lines {MARKS[0]} and {MARKS[1]}, between which the tables belong")
+    page.write_text("\n".join([head + MARKS[0], *lines, MARKS[1] + tail]))
 
 
 def write(runs: list[dict], docs: Path) -> None:
@@ -138,10 +152,10 @@ def write(runs: list[dict], docs: Path) -> None:
     lines = [f"Budget {budget:,} forward passes a run. Mean and standard error over seeds.", ""]
     lines += table(done, MAIN, before, target)
     ablations = ("mvgrpo online", "mvgrpo offline", "single view", *rest)
-    fewest = min(r["iterations"] for r in done if r["arm"] in ablations)
+    views = [a for a in ablations if not a.startswith("S = ")]  # step sets differ more in cost than the views do
+    fewest = min(r["iterations"] for r in done if r["arm"] in views)
     lines += ["", "Ablations of mvgrpo:", "", *table(done, ablations, before, target, fewest)]
-    (docs / "study").mkdir(exist_ok=True)
-    (docs / "study" / "tables.md").write_text("\n".join(lines) + "\n")
+    insert(docs / "results.md", lines)
     curves(done, docs / "images" / "study_curves.png")
     grid(docs / "images" / "study_grid.png", docs / "study" / "strips")
     print("\n".join(lines))
