@@ -106,7 +106,6 @@ def grid(path: Path, strips: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from PIL import Image
 
     found = [(a, strips / f"{a.replace(' ', '_')}.png") for a in ("before", *MAIN)]
     found = [(arm, file) for arm, file in found if file.exists()]
@@ -126,9 +125,6 @@ def grid(path: Path, strips: Path) -> None:
     figure.tight_layout(pad=0.3)
     figure.savefig(path, dpi=90, bbox_inches="tight")
     plt.close(figure)
-    with Image.open(path) as picture:  # a palette: a third of the bytes
-        small = picture.convert("RGB").quantize(256)
-    small.save(path, optimize=True)
 
 
 def insert(page: Path, lines: list[str]) -> None:
