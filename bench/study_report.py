@@ -136,21 +136,26 @@ def insert(page: Path, lines: list[str]) -> None:
     page.write_text("\n".join([head + MARKS[0], *lines, MARKS[1] + tail]))
 
 
+def tables(done: list[dict], before: dict) -> list[str]:
+    """Lines of both tables: the family, and the ablations of mvgrpo."""
+    # Half of the best arm's gain while training, on the 128 prompts of the curves: a score that several arms pass.
+    last = {a: np.mean([r["curve"][-1][1] for r in of_arm(done, a)]) for a in ARMS if of_arm(done, a)}
+    target = round(float(np.mean([done[0]["curve"][0][1], max(last.values())])), 2)
+    rest = tuple(a for a in ARMS if a not in MAIN)
+    lines = [f"Budget {done[0]['budget']:,} forward passes a run. Mean and standard error over seeds.", ""]
+    lines += table(done, MAIN, before, target)
+    ablations = ("mvgrpo online", "mvgrpo offline", "single view", *rest)
+    views = [a for a in ablations if not a.startswith("S = ")]  # step sets differ more in cost than the views do
+    fewest = min(r["iterations"] for r in done if r["arm"] in views)
+    return [*lines, "", "Ablations of mvgrpo:", "", *table(done, ablations, before, target, fewest)]
+
+
 def write(runs: list[dict], docs: Path) -> None:
     before = next(r for r in runs if r["arm"] == "before")
     done = [r for r in runs if r["arm"] != "before"]
     budget = max(r["budget"] for r in done)
     done = [r for r in done if r["budget"] == budget]
-    # Half of the best arm's gain while training, on the 128 prompts of the curves: a score that several arms pass.
-    last = {a: np.mean([r["curve"][-1][1] for r in of_arm(done, a)]) for a in ARMS if of_arm(done, a)}
-    target = round(float(np.mean([done[0]["curve"][0][1], max(last.values())])), 2)
-    rest = tuple(a for a in ARMS if a not in MAIN)
-    lines = [f"Budget {budget:,} forward passes a run. Mean and standard error over seeds.", ""]
-    lines += table(done, MAIN, before, target)
-    ablations = ("mvgrpo online", "mvgrpo offline", "single view", *rest)
-    views = [a for a in ablations if not a.startswith("S = ")]  # step sets differ more in cost than the views do
-    fewest = min(r["iterations"] for r in done if r["arm"] in views)
-    lines += ["", "Ablations of mvgrpo:", "", *table(done, ablations, before, target, fewest)]
+    lines = tables(done, before)
     insert(docs / "results.md", lines)
     curves(done, docs / "images" / "study_curves.png")
     grid(docs / "images" / "study_grid.png", docs / "study" / "strips")
