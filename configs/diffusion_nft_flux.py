@@ -5,9 +5,9 @@
 
 The authors published SD3.5-M. Flow-Factory's on Flux: 8 GPUs, 384 px, 8 Euler steps, 48 prompts of 16 samples, beta 1, two
 trained times of each sample from the first 70 % of the grid, deviation of the group, no KL, adapters of rank 64 and alpha 128,
-learning rate 3e-4, PickScore. Theirs too, and not here: sampling from an average of weights; here the old policy follows by
-decay 1. Ours: the judge is CLIP until another is configured. Not run here at this size; configs/flux_nano.py with
---config.algorithm.name=diffusion_nft is.
+learning rate 3e-4, PickScore. The average of weights that they sample from (decay 0.001 n up to 0.5 after iteration n) is the
+old policy under decay 1. Ours: the judge is CLIP until another is configured. Not run here at this size; configs/flux_nano.py
+with --config.algorithm.name=diffusion_nft is.
 """
 
 from configs import mvgrpo_flux

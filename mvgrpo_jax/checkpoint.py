@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +110,9 @@ def value(config: dict, key: str) -> str:
     return repr(config[key]) if key in config else "not set"
 
 
-def claim(workdir: Path, config: dict) -> None:
-    """Records the run's config in the workdir. UserError when it holds a run of another config."""
+def claim(workdir: Path, config: dict) -> contextlib.AbstractContextManager:
+    """Records the run's config in the workdir and keeps other processes out until the returned context ends. UserError when it
+    holds a run of another config, or when a process is at work in it."""
     path = workdir / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
@@ -119,6 +124,30 @@ def claim(workdir: Path, config: dict) -> None:
                 f"{workdir} holds another run:\n  {lines}\nchoose another --workdir, or give the same config to go on with it"
             )
     workdir.mkdir(parents=True, exist_ok=True)
-    if is_chief():
-        with atomic(path) as part:
-            part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    if not is_chief():
+        return contextlib.nullcontext()
+    held = hold(workdir)
+    with atomic(path) as part:
+        part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    return held
+
+
+def hold(workdir: Path) -> contextlib.AbstractContextManager:
+    """An open file with the system's lock, which ends with the process however it ends. UserError when another one has it."""
+    file = (workdir / "lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        file.close()
+        raise UserError(
+            f"{owner} is training in {workdir}; two would overwrite each other's files. Wait for it or stop it, or choose "
+            "another --workdir"
+        ) from None
+    except OSError:
+        return file  # a file system without locks
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file

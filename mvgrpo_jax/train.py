@@ -272,15 +272,15 @@ def finish_metrics(iteration: int, history: list[dict], log: dict[str, float]) -
 def train(config, workdir: str | Path) -> Path:
     """Runs a config to its end, or goes on with the run in `workdir`. Returns the folder of the trained pipeline."""
     workdir = Path(workdir)
-    checkpoint.claim(workdir, json.loads(config.to_json_best_effort()))
-    (workdir / "eval").mkdir(exist_ok=True)
-    run = Run(config, workdir)
-    try:
-        with jax.set_mesh(run.mesh):
-            return loop(run)
-    finally:
-        if run.enhancer:
-            run.enhancer.close()
+    with checkpoint.claim(workdir, json.loads(config.to_json_best_effort())):
+        (workdir / "eval").mkdir(exist_ok=True)
+        run = Run(config, workdir)
+        try:
+            with jax.set_mesh(run.mesh):
+                return loop(run)
+        finally:
+            if run.enhancer:
+                run.enhancer.close()
 
 
 def loop(run: Run) -> Path:
