@@ -46,6 +46,16 @@ ARMS: dict[str, dict[str, object]] = {
     "one perspective": {"views.perspectives": ("subject",)},
     **{f"S = {s}": {"algorithm.mvgrpo.trained_steps": s} for s in ((0,), (1,), (0, 1, 2), (0, 1, 2, 3))},
 }
+# The paper's sampling: 592 evaluations a prompt for the rollout, beside which views cost little. An iteration of 8 prompts
+# costs three to four of the others', hence the larger budget.
+SCHEDULE = {"sampling.steps": 16, "group_size": 12, "prompts_per_iteration": 8, "algorithm.mvgrpo.trained_steps": (0, 2, 4, 6)}
+PAPER = {f"{arm}, 16 steps": ARMS[arm] | SCHEDULE for arm in ("mvgrpo online", "mvgrpo offline", "single view")}
+ARMS |= PAPER
+BUDGETS = 3
+
+
+def budget_of(arm: str, budget: int) -> int:
+    return budget * (BUDGETS if arm in PAPER else 1)
 
 
 def flags_of(arm: str, seed: int, out: Path) -> dict[str, object]:
@@ -154,7 +164,7 @@ def strip(arm: str, workdir: Path, row: int = -1, count: int = 10) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study")
-    parser.add_argument("--budget", type=int, default=90_000, help="forward passes of a run")
+    parser.add_argument("--budget", type=int, default=90_000, help=f"forward passes a run; {BUDGETS} times that with 16 steps")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arm", action="append", default=[], help="only this arm (may be repeated)")
     parser.add_argument("--report", action="store_true", help="tables and pictures of what is done; trains nothing")
@@ -172,8 +182,9 @@ def main() -> None:
         add({"arm": "before", "seed": 0, "budget": 0, **judge("flux-nano", options.out / "before", 0)})
     for seed in range(options.seeds):  # every arm once, then again: what is there early can be compared
         for arm in options.arm or ARMS:
-            if not any((r["arm"], r["seed"], r["budget"]) == (arm, seed, options.budget) for r in done):
-                add({"budget": options.budget} | one(arm, seed, options.out, options.budget))
+            total = budget_of(arm, options.budget)
+            if not any((r["arm"], r["seed"], r["budget"]) == (arm, seed, total) for r in done):
+                add({"budget": total} | one(arm, seed, options.out, total))
 
 
 def add(facts: dict) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.study import ARMS, FAMILY
+from bench.study import ARMS, FAMILY, PAPER, budget_of
 from mvgrpo_jax import data
 
 MARKS = ("<!-- tables of bench/study.py -->", "<!-- end of the tables -->")
@@ -78,7 +78,7 @@ def table(runs: list[dict], arms: tuple[str, ...], before: dict, target: float, 
     return lines
 
 
-def curves(runs: list[dict], path: Path) -> None:
+def curves(runs: list[dict], arms: tuple[str, ...], path: Path) -> None:
     """Held-out exact score over model evaluations, mean of seeds, a line an arm."""
     import matplotlib
 
@@ -86,7 +86,7 @@ def curves(runs: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(9, 5.5))
-    for number, arm in enumerate(a for a in MAIN if of_arm(runs, a)):
+    for number, arm in enumerate(a for a in arms if of_arm(runs, a)):
         found = of_arm(runs, arm)
         spent = np.array([[c[0] for c in r["curve"]] for r in found if len(r["curve"]) == len(found[0]["curve"])])
         score = np.array([[c[1] for c in r["curve"]] for r in found if len(r["curve"]) == len(found[0]["curve"])])
@@ -107,7 +107,7 @@ def grid(path: Path, strips: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = [(a, strips / f"{a.replace(' ', '_')}.png") for a in ("before", *MAIN)]
+    found = [(a, strips / f"{a.replace(' ', '_')}.png") for a in ("before", *MAIN, *PAPER)]
     found = [(arm, file) for arm, file in found if file.exists()]
     if not found:
         return
@@ -137,26 +137,33 @@ def insert(page: Path, lines: list[str]) -> None:
 
 
 def tables(done: list[dict], before: dict) -> list[str]:
-    """Lines of both tables: the family, and the ablations of mvgrpo."""
+    """Lines of the three tables: the family, the ablations of mvgrpo, and the paper's sampling."""
     # Half of the best arm's gain while training, on the 128 prompts of the curves: a score that several arms pass.
-    last = {a: np.mean([r["curve"][-1][1] for r in of_arm(done, a)]) for a in ARMS if of_arm(done, a)}
+    last = {a: np.mean([r["curve"][-1][1] for r in of_arm(done, a)]) for a in ARMS if of_arm(done, a) and a not in PAPER}
     target = round(float(np.mean([done[0]["curve"][0][1], max(last.values())])), 2)
-    rest = tuple(a for a in ARMS if a not in MAIN)
+    rest = tuple(a for a in ARMS if a not in (*MAIN, *PAPER))
     lines = [f"Budget {done[0]['budget']:,} forward passes a run. Mean and standard error over seeds.", ""]
     lines += table(done, MAIN, before, target)
     ablations = ("mvgrpo online", "mvgrpo offline", "single view", *rest)
     views = [a for a in ablations if not a.startswith("S = ")]  # step sets differ more in cost than the views do
     fewest = min(r["iterations"] for r in done if r["arm"] in views)
-    return [*lines, "", "Ablations of mvgrpo:", "", *table(done, ablations, before, target, fewest)]
+    lines += ["", "Ablations of mvgrpo:", "", *table(done, ablations, before, target, fewest)]
+    paper = [r for r in done if r["arm"] in PAPER]
+    if not paper:
+        return lines
+    lines += ["", f"The paper's sampling and step set, {paper[0]['budget']:,} forward passes a run:", ""]
+    return lines + table(done, tuple(PAPER), before, target, min(r["iterations"] for r in paper))
 
 
 def write(runs: list[dict], docs: Path) -> None:
     before = next(r for r in runs if r["arm"] == "before")
     done = [r for r in runs if r["arm"] != "before"]
-    budget = max(r["budget"] for r in done)
-    done = [r for r in done if r["budget"] == budget]
+    budget = max(r["budget"] for r in done if r["arm"] not in PAPER)
+    done = [r for r in done if r["budget"] == budget_of(r["arm"], budget)]
     lines = tables(done, before)
     insert(docs / "results.md", lines)
-    curves(done, docs / "images" / "study_curves.png")
+    curves(done, MAIN, docs / "images" / "study_curves.png")
+    if any(r["arm"] in PAPER for r in done):
+        curves(done, tuple(PAPER), docs / "images" / "study_paper.png")
     grid(docs / "images" / "study_grid.png", docs / "study" / "strips")
     print("\n".join(lines))
