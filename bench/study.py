@@ -3,7 +3,8 @@
 An arm is a set of config overrides, trained for each seed until the budget is spent (in forward passes; a forward and backward
 counts three). Then the exported pipeline paints held-out prompts that no setting was chosen on. One process at a time; runs
 that are finished are not repeated, interrupted ones go on. Each finished run is a line of docs/study/runs.jsonl; --report makes
-the tables in docs/results.md and the pictures docs/images/study_*.png from it.
+the tables in docs/results.md and the pictures docs/images/study_*.png from it. Committed are three seeds of every arm, and five
+of those with 16 steps (--seeds 5).
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ BUDGETS = 3
 
 
 def budget_of(arm: str, budget: int) -> int:
+    """Forward passes of a run of this arm where the family's runs have `budget`."""
     return budget * (BUDGETS if arm in PAPER else 1)
 
 
