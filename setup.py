@@ -7,7 +7,7 @@ setup(
     version="0.1.0",
     description="Multi-View GRPO and its family for flow models, in JAX",
     packages=find_packages(include=["mvgrpo_jax", "mvgrpo_jax.*"]),
-    package_data={"mvgrpo_jax": ["assets/**/*"]},
+    package_data={"mvgrpo_jax": ["nano/assets/**/*"]},
     python_requires=">=3.11,<3.13",
     install_requires=[line for line in open("requirements.txt").read().splitlines() if line and line[0] not in "#-"],
     extras_require={

@@ -72,13 +72,13 @@ def place(work: Path) -> None:
     """In a process of its own: 8 host devices, every leaf placed by the training rules and dropped."""
     import jax
 
-    from mvgrpo_jax import sharding
     from mvgrpo_jax.convert.weights import import_params
     from mvgrpo_jax.models import flux
-    from mvgrpo_jax.pipeline import places
+    from mvgrpo_jax.parallel.mesh import make_mesh
+    from mvgrpo_jax.pipelines import places
 
     net = flux.flux(flux.FluxConfig())
-    mesh = sharding.make_mesh(fsdp=8)
+    mesh = make_mesh(fsdp=8)
     largest = 0
 
     def keep(path, array):

@@ -20,8 +20,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs import flux_nano  # noqa: E402
-from mvgrpo_jax import train  # noqa: E402
-from mvgrpo_jax.world import captions, scene  # noqa: E402
+from mvgrpo_jax.nano.world import captions, scene  # noqa: E402
 from tests.services.faults import FaultServer, completion, http  # noqa: E402
 
 

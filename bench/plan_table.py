@@ -17,7 +17,7 @@ GIB = 2**30
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mvgrpo_jax import targets  # noqa: E402
+from mvgrpo_jax.planning import hardware  # noqa: E402
 
 FOLDER = ROOT / "docs" / "plans"
 # Topology -> (devices, of which so many share the parameters); prompts are split over all, so that each device has one. Flux's
@@ -47,7 +47,7 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
         if before is not None:
             new = {p["name"]: p for p in found["programs"]}
             found["programs"] = [new.get(p["name"], p) for p in before["programs"]]
-            chip = targets.parse(topology)[0]
+            chip = hardware.parse(topology)[0]
             found["fits"] = all(not p["error"] and p["peak"] <= chip.memory - chip.reserve for p in found["programs"])
             if not found["fits"] and "nearest" in before:  # found for another program than this one
                 found.setdefault("nearest", before["nearest"])

@@ -78,12 +78,13 @@ def words(flags: dict[str, object]) -> list[str]:
 
 def plan(flags: dict[str, object], total: int) -> tuple[int, int]:
     """(iterations that spend `total` forward passes, forward passes they spend)."""
-    from mvgrpo_jax import budget, configuration, sharding
-    from mvgrpo_jax import pipeline as pipelines
-    from mvgrpo_jax.programs import Programs
+    from mvgrpo_jax import configuration, pipelines
+    from mvgrpo_jax.parallel.mesh import make_mesh
+    from mvgrpo_jax.run import budget
+    from mvgrpo_jax.run.programs import Programs
 
     config = configuration.from_arguments("configs/flux_nano.py", words(flags))
-    programs = Programs.build(config, pipelines.describe(config.pipeline), sharding.make_mesh(**config.mesh))
+    programs = Programs.build(config, pipelines.describe(config.pipeline), make_mesh(**config.mesh))
     spent, iterations = 0, 0
     costs: dict = {}
     while True:
@@ -98,11 +99,11 @@ def plan(flags: dict[str, object], total: int) -> tuple[int, int]:
 def captions(out: Path) -> None:
     """Captions of the training prompts by the embedded rewriter, and the same ones given to other prompts."""
     from configs import flux_nano
-    from mvgrpo_jax import data
+    from mvgrpo_jax.run.prompts import load_prompts
 
     out.mkdir(parents=True, exist_ok=True)
     config = flux_nano.get_config()
-    prompts = data.prompts(config.prompts.train, config.prompts.train_count, held_out=False)
+    prompts = load_prompts(config.prompts.train, config.prompts.train_count, held_out=False)
     (out / "prompts.txt").write_text("\n".join(prompts) + "\n")
     path = out / "captions.jsonl"
     if not path.exists():

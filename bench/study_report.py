@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.study import ARMS, FAMILY, PAPER, budget_of
-from mvgrpo_jax import data
+from mvgrpo_jax.run.prompts import load_prompts
 
 MARKS = ("<!-- tables of bench/study.py -->", "<!-- end of the tables -->")
 MAIN = ("mvgrpo online", "mvgrpo offline", "single view", *FAMILY)
@@ -112,7 +112,7 @@ def grid(path: Path, strips: Path) -> None:
     if not found:
         return
     figure, rows = plt.subplots(len(found), 1, figsize=(10, 1.02 * len(found)), squeeze=False)
-    prompts = data.prompts("flux-nano-one", 10, held_out=True)
+    prompts = load_prompts("flux-nano-one", 10, held_out=True)
     for (arm, file), axis in zip(found, rows[:, 0]):
         strip = plt.imread(file)
         axis.imshow(strip)

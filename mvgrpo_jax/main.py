@@ -10,7 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mvgrpo_jax.configuration import check_arguments
+from mvgrpo_jax.configuration.arguments import check_arguments
 from mvgrpo_jax.errors import reports_errors
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
         jax.distributed.initialize()
     if CACHE.value:
         jax.config.update("jax_compilation_cache_dir", CACHE.value)
-    from mvgrpo_jax.train import train
+    from mvgrpo_jax.run.loop import train
 
     train(CONFIG.value, WORKDIR.value)
 

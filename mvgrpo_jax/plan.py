@@ -13,53 +13,10 @@ import json
 import sys
 from pathlib import Path
 
-from mvgrpo_jax import configuration, targets
+from mvgrpo_jax.configuration import arguments
 from mvgrpo_jax.errors import UserError, reports_errors
-from mvgrpo_jax.targets import GIB
-
-COLUMNS = (  # title, unit, width
-    ("calls", "", 6),
-    ("arguments", "GiB", 11),
-    ("temporary", "GiB", 11),
-    ("peak", "GiB", 9),
-    ("of", "GiB", 8),
-    ("compute", "PFLOP", 10),
-    ("sent", "GiB", 10),
-    ("each", "s", 9),
-    ("compile", "s", 9),
-)
-
-
-def table(costs, plan, chip) -> str:
-    """The report for people."""
-    from mvgrpo_jax import planning
-
-    lines = [f"{'program':<14}" + "".join(f"{title:>{width}}" for title, _, width in COLUMNS)]
-    lines.append(" " * 14 + "".join(f"{unit:>{width}}" for _, unit, width in COLUMNS))
-    for c in costs:
-        if c.error:
-            lines.append(f"{c.name:<14}{c.calls:>6}  {c.error}")
-            continue
-        sizes = [x / GIB for x in (c.arguments, c.temporaries, c.peak, chip.memory)]
-        values = [*sizes, c.operations / 1e15, c.collective / GIB, c.seconds, c.compile_s]
-        lines.append(f"{c.name:<14}{c.calls:>6}" + "".join(f"{v:>{w}.2f}" for v, (_, _, w) in zip(values, COLUMNS[1:])))
-    total = sum(c.calls * c.seconds for c in costs)
-    lines += [
-        f"{plan.mesh.size} x {chip.name}, mesh {dict(plan.mesh.shape)}, attention {plan.attention}.",
-        "Memory, bytes sent and compile time are of one device, compute is of all. Peak counts what other programs keep there.",
-        f"An iteration's programs take {total:.1f} s if matrix products reach {planning.MFU:.0%} of the chip's peak, memory",
-        "and links their full bandwidth, and the three overlap. Rewards, captions and the transfer of pictures are not in it.",
-    ]
-    if chip.reserve:
-        lines += [
-            f"{chip.reserve / GIB:.0f} GiB of each device are set aside for the CUDA context, NCCL's buffers and cuDNN's",
-            "workspaces, which a compiler without a device does not count.",
-        ]
-    return "\n".join(lines)
-
-
-def records(costs) -> list[dict]:
-    return [dataclasses.asdict(c) | {"peak": c.peak} for c in costs]
+from mvgrpo_jax.planning import hardware
+from mvgrpo_jax.planning.hardware import GIB
 
 
 @reports_errors
@@ -78,25 +35,25 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--no-search", action="store_true", help="do not look for a setting that fits")
     options, rest = parser.parse_known_args(argv)
-    chip, _ = targets.parse(options.topology)
-    targets.prepare_environment()  # before the config, whose algorithms import jax
+    chip, _ = hardware.parse(options.topology)
+    hardware.prepare_environment()  # before the config, whose algorithms import jax
     if options.memory is not None:
         if options.memory <= 0:
             raise UserError(f"--memory must be above 0 GiB, got {options.memory}")
         chip = dataclasses.replace(chip, memory=int(options.memory * GIB), reserve=0)
-    config = configuration.from_arguments(options.config, rest)
-    from mvgrpo_jax import planning
+    config = arguments.from_arguments(options.config, rest)
+    from mvgrpo_jax.planning import compilation, table
 
-    costs, plan = planning.measure(config, options.topology, tuple(options.program))
-    print(table(costs, plan, chip))
-    ok = planning.fits(costs, chip)
-    facts = {"topology": options.topology, "fits": ok, "programs": records(costs)}
+    costs, plan = compilation.measure(config, options.topology, tuple(options.program))
+    print(table.table(costs, plan, chip))
+    ok = compilation.fits(costs, chip)
+    facts = {"topology": options.topology, "fits": ok, "programs": table.records(costs)}
     print(f"verdict: {'fits' if ok else 'does not fit'}")
     if not ok and not options.no_search:
-        setting, found = planning.nearest(config, options.topology, costs, chip)
+        setting, found = compilation.nearest(config, options.topology, costs, chip)
         sizes = ", ".join(f"{c.name} {c.peak / GIB:.1f} GiB, {c.seconds:.0f} s" for c in found)
         print(f"nearest setting that fits: {setting}" + (f": {sizes}" if found else ""))
-        facts["nearest"] = {"setting": setting, "programs": records(found)}
+        facts["nearest"] = {"setting": setting, "programs": table.records(found)}
     if options.json:
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
     if not ok:

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from mvgrpo_jax.pretrain import tokenizers
+from mvgrpo_jax.nano.pretrain import tokenizers
 
 TEXT = dict(max_position_embeddings=tokenizers.CLIP_LENGTH, bos_token_id=0, eos_token_id=1, pad_token_id=1)
 

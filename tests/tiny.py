@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mvgrpo_jax import objectives, plans, policy, rollout, schedules, sde, update
+from mvgrpo_jax.core import objectives, policy, rollout, schedules, sde, update
+from mvgrpo_jax.core.graph import RolloutGraph
+from mvgrpo_jax.core.structs import Batch, Condition
 from mvgrpo_jax.models import flux
-from mvgrpo_jax.types import Batch, Condition
 
 CONFIG = flux.FluxConfig(
     in_channels=8,
@@ -49,23 +50,23 @@ def updater(clip: float = 1e-4, learning_rate: float = 1e-3, objective=None, **o
     return update.Updater(net, objective, optax.adamw(learning_rate), **options), params
 
 
-def draw(up: update.Updater, params: dict, plan: plans.Plan, views: int, prompts: int = 2, seed: int = 1) -> Batch:
+def draw(up: update.Updater, params: dict, graph: RolloutGraph, views: int, prompts: int = 2, seed: int = 1) -> Batch:
     """A rollout under random prompts, and random advantages under `views` conditions, view 0 being the prompt's."""
     keys = jax.random.split(jax.random.key(seed), 5)
     prompt = conditions(keys[0], prompts)
-    start = jax.random.normal(keys[1], (prompts, plan.noises, TOKENS, CONFIG.in_channels))
-    sigmas = schedules.static(plan.steps, 3.0)
+    start = jax.random.normal(keys[1], (prompts, graph.noises, TOKENS, CONFIG.in_channels))
+    sigmas = schedules.static(graph.steps, 3.0)
 
     @jax.jit
     def run(params):
         velocity = lambda x, s: up.policy.velocity(params, x, s, prompt)
-        return rollout.rollout(velocity, plan, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), start, rollout.normals(keys[2]))[0]
+        return rollout.rollout(velocity, graph, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), start, rollout.normals(keys[2]))[0]
 
-    others = conditions(keys[3], views - 1, prompts, plan.branches)
+    others = conditions(keys[3], views - 1, prompts, graph.branches)
     first = jax.tree.map(lambda a, b: jnp.broadcast_to(a[None, :, None], (1, *b.shape[1:])), prompt, others)
     transitions = run(params).transitions
     shape = (views, *transitions.log_prob.shape)
-    advantage = jax.random.normal(keys[4], (views, prompts, plan.branches, plan.group))
+    advantage = jax.random.normal(keys[4], (views, prompts, graph.branches, graph.group))
     return Batch(
         transitions=transitions,
         views=jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, others),

@@ -15,8 +15,9 @@ learning rate 2e-6, sigma in bfloat16; under DeepSpeed their code takes an optim
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, Chooser, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import scaled, shared_anchor
 
 DEFAULTS = options(
     trained_steps=(),  # empty: 0, 2, 4, 6 of 16, at the same shares of another number of steps
@@ -48,7 +49,7 @@ def running_advantage(reward, mean, var):
 
 def make(config, o):
     steps = config.sampling.steps
-    trained = tuple(o.trained_steps) or plans.scaled((0, 2, 4, 6), 16, steps)
+    trained = tuple(o.trained_steps) or scaled((0, 2, 4, 6), 16, steps)
     kernel = sde.kernel(o.kernel)
     relative = normalised(config, o, ddof=1, eps=1e-8)
 
@@ -58,7 +59,7 @@ def make(config, o):
         return jnp.clip(relative(rewards, trajectory, memory) + running_advantage(reward, mean, var), -o.bound, o.bound)
 
     return Algorithm(
-        plan=plans.shared_anchor(steps, trained, config.group_size),
+        graph=shared_anchor(steps, trained, config.group_size),
         kernel=kernel,
         eta=o.eta,
         advantage=advantage,

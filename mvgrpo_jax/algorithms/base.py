@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from mvgrpo_jax import credit
-from mvgrpo_jax.examples import Select, everything
-from mvgrpo_jax.objectives import Objective
-from mvgrpo_jax.plans import Plan
-from mvgrpo_jax.sde import Kernel
-from mvgrpo_jax.types import Trajectory
+from mvgrpo_jax.core import advantages
+from mvgrpo_jax.core.graph import RolloutGraph
+from mvgrpo_jax.core.objectives import Objective
+from mvgrpo_jax.core.sde import Kernel
+from mvgrpo_jax.core.selection import Select, everything
+from mvgrpo_jax.core.structs import Trajectory
 
 
 class Moment(NamedTuple):
-    """What changes from iteration to iteration. shift: by which the plan is displaced; stage: static, for `select`."""
+    """What changes from iteration to iteration. shift: by which the graph is displaced; stage: static, for `select`."""
 
     shift: int = 0
     stage: Hashable = None
@@ -42,7 +42,7 @@ class Algorithm:
     transitions train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps
     after that iteration, None where the current policy samples. chooser: None where every prompt is kept."""
 
-    plan: Plan
+    graph: RolloutGraph
     kernel: Kernel
     eta: float
     advantage: Callable[[dict[str, jax.Array], Trajectory, Any], jax.Array]
@@ -70,6 +70,6 @@ def options(**own) -> dict[str, Any]:
 
 def normalised(config, o, *, ddof: int, eps: float, global_std: bool = False) -> Callable:
     """advantage(rewards, trajectory, memory) by group, of the config's judges and the options `o`."""
-    bounded = functools.partial(credit.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)
-    one = (lambda r: bounded(r, deviation=credit.batch_deviation(r))) if global_std else bounded
-    return lambda rewards, trajectory, memory: credit.combine(rewards, dict(config.rewards), o.combine, one)
+    bounded = functools.partial(advantages.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)
+    one = (lambda r: bounded(r, deviation=advantages.batch_deviation(r))) if global_std else bounded
+    return lambda rewards, trajectory, memory: advantages.combine(rewards, dict(config.rewards), o.combine, one)

@@ -14,9 +14,10 @@ step has no noise, as in DanceGRPO, on whose code theirs is built; log p is aver
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax import credit, examples, objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, Moment, options
-from mvgrpo_jax.credit import combine
+from mvgrpo_jax.core import advantages, objectives, sde, selection
+from mvgrpo_jax.core.advantages import combine
+from mvgrpo_jax.core.graph import factors, scaled, tree
 
 DEFAULTS = options(
     kernel="dance",
@@ -38,17 +39,17 @@ DEFAULTS = options(
 def make(config, o):
     steps, group = config.sampling.steps, config.group_size
     trained = tuple(o.stochastic) or tuple(range(steps - 1))
-    splits = tuple(o.splits) or plans.scaled((0, 3, 6, 9), 20, steps)
-    fans = tuple(o.fans) or plans.factors(group, len(splits))
+    splits = tuple(o.splits) or scaled((0, 3, 6, 9), 20, steps)
+    fans = tuple(o.fans) or factors(group, len(splits))
     if np.prod(fans) != group:
         raise ValueError(f"a tree of {fans} children has {np.prod(fans)} leaves, but group_size is {group}")
     if o.prune_width not in ("none", "best", "extremes") or (o.prune_width != "none" and group < 4):
         raise ValueError(f"prune_width must be none, best or extremes (of at least 4 leaves), got {o.prune_width!r}")
     if o.prune_depths >= len(trained):
         raise ValueError(f"prune_depths {o.prune_depths} leaves none of {len(trained)} depths")
-    plan = plans.tree(steps, splits[: len(fans)], fans, trained=trained, fan_scale=o.fan_scale, fan_density=o.fan_density)
+    graph = tree(steps, splits[: len(fans)], fans, trained=trained, fan_scale=o.fan_scale, fan_density=o.fan_density)
     kernel = sde.kernel(o.kernel)
-    first_edge = np.concatenate([[0], np.cumsum(plan.draws)])
+    first_edge = np.concatenate([[0], np.cumsum(graph.draws)])
 
     def schedule(iteration):
         last = max(min(o.prune_stop, len(trained)) - o.prune_depths, 0)
@@ -65,7 +66,7 @@ def make(config, o):
         )
         pruned = range(stage, stage + o.prune_depths) if stage is not None else ()
         kept = []
-        for depth, nodes in enumerate(plan.draws):
+        for depth, nodes in enumerate(graph.draws):
             if depth not in pruned:
                 whole = jnp.broadcast_to(jnp.arange(nodes), (prompts, nodes))
                 kept.append(first_edge[depth] + (leaves if nodes == group else whole))
@@ -73,19 +74,19 @@ def make(config, o):
         count = edges.shape[1]
         filled = jnp.concatenate([edges, jnp.repeat(edges[:, -1:], -count % group, axis=1)], axis=1)
         shape = (prompts, -1, group)
-        transitions, advantage = examples.take(trajectory.transitions, advantage, filled.reshape(shape))
+        transitions, advantage = selection.take(trajectory.transitions, advantage, filled.reshape(shape))
         real = jnp.arange(filled.shape[1]) < count
         weight = jnp.broadcast_to(real * (filled.shape[1] / count), filled.shape).reshape(shape)
-        return examples.Chosen(transitions, advantage, weight)
+        return selection.Chosen(transitions, advantage, weight)
 
     def advantage(rewards, trajectory, memory):
         log_prob = trajectory.transitions.log_prob
         normal = {"ddof": 1, "eps": 1e-8 + o.std_floor, "bound": o.bound}
-        of_tree = lambda reward: credit.tree_advantage(reward, log_prob, plan, fusion=o.fusion, **normal)
+        of_tree = lambda reward: advantages.tree_advantage(reward, log_prob, graph, fusion=o.fusion, **normal)
         return combine(rewards, dict(config.rewards), o.combine, of_tree)
 
     return Algorithm(
-        plan=plan,
+        graph=graph,
         kernel=kernel,
         eta=o.eta,
         advantage=advantage,

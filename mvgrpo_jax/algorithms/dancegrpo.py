@@ -7,8 +7,9 @@ random int((N - 1) x fraction). A_i = (R_i - mean) / (std + 1e-8), unbiased. Aut
 rate 1e-5, 720 px, 4 accumulated rollouts on 16 GPUs, and sigma truncated to thousandths (config.sampling.timestep).
 """
 
-from mvgrpo_jax import examples, objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.core import objectives, sde, selection
+from mvgrpo_jax.core.graph import window
 
 DEFAULTS = options(
     kernel="dance",
@@ -25,10 +26,10 @@ def make(config, o):
         raise ValueError(f"fraction {o.fraction} of {steps - 1} steps leaves {count} to train; expected 1 to {steps - 1}")
     kernel = sde.kernel(o.kernel)
     return Algorithm(
-        plan=plans.window(steps, 0, steps - 1, config.group_size, same_noise=o.same_noise),
+        graph=window(steps, 0, steps - 1, config.group_size, same_noise=o.same_noise),
         kernel=kernel,
         eta=o.eta,
         advantage=normalised(config, o, ddof=1, eps=1e-8),
         objective=objectives.policy_gradient(kernel, clip=o.clip, kl=o.kl, divergence=o.divergence),
-        select=examples.some_steps(count),
+        select=selection.some_steps(count),
     )

@@ -15,10 +15,11 @@ steps at 384 px, 2 times from the first 70 % of the grid (`times`, `span`), G 16
 import jax
 import jax.numpy as jnp
 
-from mvgrpo_jax import objectives, plans, sde, solvers
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
-from mvgrpo_jax.examples import Chosen
-from mvgrpo_jax.types import Steps, Transitions
+from mvgrpo_jax.core import objectives, sde, solvers
+from mvgrpo_jax.core.graph import deterministic
+from mvgrpo_jax.core.selection import Chosen
+from mvgrpo_jax.core.structs import Steps, Transitions
 
 DEFAULTS = options(
     kl=1e-4,
@@ -63,7 +64,7 @@ def make(config, o):
         return Chosen(Transitions(x_t, x0, jnp.zeros(shape), still), spread, jnp.ones(shape))
 
     return Algorithm(
-        plan=plans.deterministic(steps, config.group_size, o.solver),
+        graph=deterministic(steps, config.group_size, o.solver),
         kernel=sde.kernel(o.kernel),
         eta=o.eta,
         advantage=normalised(config, o, ddof=0, eps=1e-4, global_std=o.global_std),

@@ -8,8 +8,9 @@ out its factor -dt (divergence 'undivided', the default here as their weights be
 noise level 0.9, diffusers' dynamic schedule (config.sampling.shift = 0), two updates a rollout (config.train.minibatches = 2).
 """
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import window
 
 DEFAULTS = options(
     eta=0.9,
@@ -27,7 +28,7 @@ def make(config, o):
     trained = range(start, max(min(stop, int(steps * o.fraction)), start + 1))
     kernel = sde.kernel(o.kernel)
     return Algorithm(
-        plan=plans.window(steps, start, stop, config.group_size, trained=trained),
+        graph=window(steps, start, stop, config.group_size, trained=trained),
         kernel=kernel,
         eta=o.eta,
         advantage=normalised(config, o, ddof=0, eps=1e-4, global_std=o.global_std),

@@ -10,8 +10,9 @@ Authors' on Flux: 6 steps, window of 3 within the first half, CPS at level 0.8, 
 
 import numpy as np
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, Moment, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import window
 
 DEFAULTS = options(
     kernel="cps",
@@ -41,7 +42,7 @@ def make(config, o):
         return Moment(shift=int(drawn) - o.first)
 
     return Algorithm(
-        plan=plans.window(
+        graph=window(
             steps, o.first, o.first + size, config.group_size, same_noise=o.form == "branch", moving=last - size > o.first
         ),
         kernel=kernel,

@@ -9,8 +9,9 @@ config.train.update_per = timestep. Authors' on Flux: k = 0..7 of 16 steps, stri
 
 import jax.numpy as jnp
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import scaled, shared_anchor
 
 DEFAULTS = options(
     trained_steps=(),  # empty: 0 .. 7 of 16, at the same shares of another number of steps
@@ -20,7 +21,7 @@ DEFAULTS = options(
 
 def make(config, o):
     steps, group = config.sampling.steps, config.group_size
-    trained = tuple(o.trained_steps) or plans.scaled(tuple(range(8)), 16, steps)
+    trained = tuple(o.trained_steps) or scaled(tuple(range(8)), 16, steps)
     kernel = sde.kernel(o.kernel)
     one_stride = normalised(config, o, ddof=1, eps=1e-8)
 
@@ -29,7 +30,7 @@ def make(config, o):
         return jnp.clip(one_stride(parts, trajectory, memory).sum(-2), -o.bound, o.bound)
 
     return Algorithm(
-        plan=plans.shared_anchor(steps, trained, group, strides=tuple(o.strides)),
+        graph=shared_anchor(steps, trained, group, strides=tuple(o.strides)),
         kernel=kernel,
         eta=o.eta,
         advantage=advantage,

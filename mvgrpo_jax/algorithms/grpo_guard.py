@@ -10,9 +10,10 @@ learning rate 1e-4, clip 2e-6 (4e-6 for PickScore), deviation of the group, no K
 
 import jax.numpy as jnp
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
-from mvgrpo_jax.examples import everything, of_draws
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import window
+from mvgrpo_jax.core.selection import everything, of_draws
 
 DEFAULTS = options(clip=2e-6, combine="rewards")
 
@@ -30,7 +31,7 @@ def make(config, o):
         raise ValueError("the ratio of this method needs a Gaussian log-probability, which the kernel 'cps' does not have")
     kernel = sde.kernel(o.kernel)
     return Algorithm(
-        plan=plans.window(steps, 0, steps, config.group_size, trained=range(steps - 1)),
+        graph=window(steps, 0, steps, config.group_size, trained=range(steps - 1)),
         kernel=kernel,
         eta=o.eta,
         advantage=normalised(config, o, ddof=0, eps=1e-4),

@@ -11,8 +11,9 @@ import math
 
 import numpy as np
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, Moment, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import window
 
 DEFAULTS = options(
     size=4,  # steps of the window
@@ -52,7 +53,7 @@ def make(config, o):
         return Moment(int(np.searchsorted(stays, iteration % stays[-1], side="right")))
 
     return Algorithm(
-        plan=plans.window(
+        graph=window(
             steps,
             0,
             size,

@@ -12,8 +12,9 @@ later code (Bujiazi/GRPO-Series): S = {0, 2, 4, 6} of 16 steps, G = 12, noise le
 advantages clipped at 5, weight decay 1e-4. Ours: w_k = 1/(K + 1) unless config.views.aggregate says 'sum'; clip range.
 """
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import scaled, shared_anchor
 
 DEFAULTS = options(
     trained_steps=(),  # S; empty: 0, 2, 4, 6 of 16, at the same shares of another number of steps
@@ -27,10 +28,10 @@ def captions(config) -> int:
 
 def make(config, o):
     steps = config.sampling.steps
-    trained = tuple(o.trained_steps) or plans.scaled((0, 2, 4, 6), 16, steps)
+    trained = tuple(o.trained_steps) or scaled((0, 2, 4, 6), 16, steps)
     kernel = sde.kernel(o.kernel)
     return Algorithm(
-        plan=plans.shared_anchor(steps, trained, config.group_size),
+        graph=shared_anchor(steps, trained, config.group_size),
         kernel=kernel,
         eta=o.eta,
         advantage=normalised(config, o, ddof=1, eps=1e-8),

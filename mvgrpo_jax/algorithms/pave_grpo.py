@@ -12,8 +12,9 @@ all paths, one prompt a device on 8 GPUs, learning rate 2e-6, 512 px, sigma in b
 
 import jax.numpy as jnp
 
-from mvgrpo_jax import objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core.graph import scaled, shared_anchor
 
 DEFAULTS = options(
     eta=0.8,
@@ -27,7 +28,7 @@ def make(config, o):
     steps, cuts = config.sampling.steps, tuple(o.segments)
     if not cuts or min(cuts) < 2:
         raise ValueError(f"segments must be numbers of substeps of at least 2, got {cuts}")
-    trained = tuple(o.trained_steps) or plans.scaled((0, 2, 4, 6), 16, steps)
+    trained = tuple(o.trained_steps) or scaled((0, 2, 4, 6), 16, steps)
     kernel = sde.kernel(o.kernel)
 
     def transition(field, kernel, x_t, steps):
@@ -48,7 +49,7 @@ def make(config, o):
         return jnp.stack([m for m, _ in found]), jnp.stack([d[..., 0, 0] for _, d in found]), v
 
     return Algorithm(
-        plan=plans.shared_anchor(steps, trained, config.group_size),
+        graph=shared_anchor(steps, trained, config.group_size),
         kernel=kernel,
         eta=o.eta,
         advantage=normalised(config, o, ddof=1, eps=1e-8),

@@ -7,8 +7,9 @@ kappa 1.73 on Flux, which is 1 / mean q of their schedule to 0.2 % (10 steps at 
 this one. Authors' on Flux: 4 seeds x 6 draws, 10 steps, 1024 px, KL weight 0.004, clip 1e-4, 8 GPUs, HPSv3.
 """
 
-from mvgrpo_jax import examples, objectives, plans, sde
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.core import objectives, sde, selection
+from mvgrpo_jax.core.graph import shared_anchor
 
 DEFAULTS = options(
     eta=0.9,
@@ -31,10 +32,10 @@ def make(config, o):
         return q * o.kappa if o.kappa else q / q.mean(1, keepdims=True)
 
     return Algorithm(
-        plan=plans.shared_anchor(steps, trained, group, anchors=seeds),
+        graph=shared_anchor(steps, trained, group, anchors=seeds),
         kernel=kernel,
         eta=o.eta,
         advantage=normalised(config, o, ddof=0, eps=1e-4),
         objective=objectives.policy_gradient(kernel, clip=o.clip, kl=o.kl, divergence=o.divergence),
-        select=examples.everything(weigh),
+        select=selection.everything(weigh),
     )

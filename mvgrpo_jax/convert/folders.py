@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax import pipelines
 from mvgrpo_jax.convert import lora
 from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
 from mvgrpo_jax.convert.original import ToOriginal, flux_layout, open_original, vae_layout

@@ -16,7 +16,7 @@ from mvgrpo_jax.convert.sources import STEMS, Renamed, Source, TensorFiles
 from mvgrpo_jax.convert.writing import write_folder
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models.module import Network, Params
-from mvgrpo_jax.sharding import to_host
+from mvgrpo_jax.parallel.hosts import to_host
 
 # transformers 5 writes CLIPTextModel without this prefix, older versions with it; both are in use.
 _OPTIONAL_PREFIX = "text_model."

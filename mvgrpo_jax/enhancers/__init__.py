@@ -11,7 +11,7 @@ from mvgrpo_jax.enhancers.offline import FileEnhancer, read_captions
 from mvgrpo_jax.enhancers.online import OnlineEnhancer, Outage
 from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
 from mvgrpo_jax.errors import UserError, did_you_mean
-from mvgrpo_jax.services import Service, Settings, secrets
+from mvgrpo_jax.services import Service, Settings, keys
 
 __all__ = ["Enhancer", "FileEnhancer", "OnlineEnhancer", "Outage", "enhance", "make"]
 
@@ -41,7 +41,7 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
         captioner, known, limit = embedded.EmbeddedCaptioner(), embedded.PERSPECTIVES, 180.0
     else:
         settings = Settings.of(views.service.to_dict())
-        service = Service(settings, secrets.read(settings.key_env, settings.key_file))
+        service = Service(settings, keys.read(settings.key_env, settings.key_file))
         captioner = VlmCaptioner(service, Encoding(**views.image), views.language)
         known, limit = perspectives.DEFAULT, settings.batch_s
     return OnlineEnhancer(

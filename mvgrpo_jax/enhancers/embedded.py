@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mvgrpo_jax.enhancers.perspectives import Perspective
-from mvgrpo_jax.world import captions, vision
+from mvgrpo_jax.nano.world import captions, vision
 
 PERSPECTIVES = tuple(Perspective(name) for name in captions.PERSPECTIVES)
 

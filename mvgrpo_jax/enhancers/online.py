@@ -21,9 +21,9 @@ import numpy as np
 
 from mvgrpo_jax.enhancers.perspectives import Perspective
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel.hosts import exchange
 from mvgrpo_jax.rewards.base import Captions
 from mvgrpo_jax.services import Failure, Rejected, Worker
-from mvgrpo_jax.sharding import exchange
 
 MISSING = ("mask", "offline", "stop")
 

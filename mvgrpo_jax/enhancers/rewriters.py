@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from mvgrpo_jax.enhancers.cleaning import clean
+from mvgrpo_jax.nano.world import captions as words
+from mvgrpo_jax.nano.world.scene import BACKGROUNDS, COLORS, PLACES, SIZES, Scene, Thing
 from mvgrpo_jax.services import Rejected, Service
-from mvgrpo_jax.world import captions as words
-from mvgrpo_jax.world.scene import BACKGROUNDS, COLORS, PLACES, SIZES, Scene, Thing
 
 OPERATIONS = ("addition", "deletion", "rewriting")
 REMEMBERED = 24  # newest captions that a request repeats, so that it stays within the model's length

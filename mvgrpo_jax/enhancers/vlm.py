@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mvgrpo_jax import pictures
 from mvgrpo_jax.enhancers.cleaning import clean
 from mvgrpo_jax.enhancers.perspectives import FORMAT, Perspective
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.run import pictures
 from mvgrpo_jax.services import Service
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}

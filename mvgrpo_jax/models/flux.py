@@ -11,7 +11,7 @@ from flax import nnx
 from mvgrpo_jax.models.attention import attention
 from mvgrpo_jax.models.layers import Indexed, Linear, RMSNorm, _zeros, heads, layer_norm, merge_heads, sinusoid
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
-from mvgrpo_jax.sharding import constrain
+from mvgrpo_jax.parallel.rules import constrain
 
 EPS = 1e-6
 # Axes of heads and hidden units. Activations are pinned to the batch at every block: without that the compiler splits them

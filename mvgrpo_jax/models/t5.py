@@ -17,7 +17,7 @@ from flax import nnx
 from mvgrpo_jax.models.attention import attention
 from mvgrpo_jax.models.layers import ACTIVATIONS, Embed, Indexed, Linear, RMSNorm, heads, merge_heads
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
-from mvgrpo_jax.sharding import constrain
+from mvgrpo_jax.parallel.rules import constrain
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from mvgrpo_jax.convert.files import read_json
 from mvgrpo_jax.models import clip
 from mvgrpo_jax.rewards.base import Captions
 
-EMBEDDED = Path(__file__).parents[1] / "assets" / "clip-nano"
+EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "clip-nano"
 
 
 class ClipReward:

@@ -15,7 +15,7 @@ from typing import Any
 import openai
 
 from mvgrpo_jax.services.endpoints import Endpoint, NoEndpoint, Pool, TooLarge
-from mvgrpo_jax.services.secrets import Secret
+from mvgrpo_jax.services.keys import Secret
 from mvgrpo_jax.services.settings import Settings
 
 LONGEST_PAUSE = 30.0  # between attempts, without a Retry-After

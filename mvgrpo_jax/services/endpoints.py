@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import openai
 
-from mvgrpo_jax.services.secrets import Secret
+from mvgrpo_jax.services.keys import Secret
 from mvgrpo_jax.services.settings import Settings
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 
 from configs import common
-from mvgrpo_jax import algorithms, rollout, schedules
-from mvgrpo_jax.types import Batch, Condition
-from mvgrpo_jax.update import Updater
+from mvgrpo_jax import algorithms
+from mvgrpo_jax.core import rollout, schedules
+from mvgrpo_jax.core.structs import Batch, Condition
+from mvgrpo_jax.core.update import Updater
 from tests import tiny
 from tests.algorithms import plain
 
@@ -82,14 +83,14 @@ def rewards(x0, views):
 def run(config, *, views=1, iteration=0, off_policy=0.0, memory=None, clip=None) -> Run:
     """A rollout and one gradient. off_policy: how far parameters have moved since the rollout."""
     algorithm = algorithms.make(config)
-    plan, policy = algorithm.plan, Velocity()
-    sigmas = schedules.static(plan.steps, 3.0)
+    graph, policy = algorithm.graph, Velocity()
+    sigmas = schedules.static(graph.steps, 3.0)
     moment = algorithm.schedule(iteration)
     rng = np.random.default_rng(9)
-    start = rng.normal(size=(PROMPTS, plan.noises, plain.TOKENS, plain.CHANNELS)).astype(np.float32)
-    table = rng.normal(size=(plan.steps, PROMPTS, plan.group, plain.TOKENS, plain.CHANNELS)).astype(np.float32)
+    start = rng.normal(size=(PROMPTS, graph.noises, plain.TOKENS, plain.CHANNELS)).astype(np.float32)
+    table = rng.normal(size=(graph.steps, PROMPTS, graph.group, plain.TOKENS, plain.CHANNELS)).astype(np.float32)
     params = plain.weights()
-    pooled = conditions(views, plan.branches)
+    pooled = conditions(views, graph.branches)
     prompt = Condition(None, jnp.asarray(pooled[0, :, 0]))
     g = algorithm.kernel.noise(sigmas, algorithm.eta)
 
@@ -97,8 +98,8 @@ def run(config, *, views=1, iteration=0, off_policy=0.0, memory=None, clip=None)
     def sample(params, shift):
         velocity = lambda x, s: policy.velocity(params, x, s, prompt)
         given = lambda i, shape: jnp.asarray(table)[i][:, : shape[1]]
-        shift = shift if plan.moving else 0
-        return rollout.rollout(velocity, plan, algorithm.kernel, sigmas, g, jnp.asarray(start), given, shift)[0]
+        shift = shift if graph.moving else 0
+        return rollout.rollout(velocity, graph, algorithm.kernel, sigmas, g, jnp.asarray(start), given, shift)[0]
 
     trajectory = sample(params, moment.shift)
     found = algorithm.advantage({"judge": jnp.asarray(rewards(trajectory.x0, views))}, trajectory, memory)
@@ -120,7 +121,7 @@ def run(config, *, views=1, iteration=0, off_policy=0.0, memory=None, clip=None)
     return Run(
         algorithm,
         config,
-        plain.static(plan.steps),
+        plain.static(graph.steps),
         start,
         table,
         pooled,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvgrpo_jax import algorithms, schedules
+from mvgrpo_jax import algorithms
+from mvgrpo_jax.core import schedules
 from tests.algorithms import harness, plain
 from tests.algorithms.expected import Record, judged, pictures_match, surrogate_loss
 from tests.algorithms.plain import PROMPTS
@@ -50,7 +51,7 @@ def test_mvgrpo(off, clip):
     run = harness.run(config, views=3, off_policy=off)
     pictures, steps, calls = anchored(run, 0.7, (0, 2))
     pictures_match(run, pictures)
-    assert run.algorithm.plan.evaluations == calls == 6 + 4 * (5 + 3)
+    assert run.algorithm.graph.evaluations == calls == 6 + 4 * (5 + 3)
     records = [Record(p, x, (0, 2)[b], x_next, b) for (p, b, i), (x, x_next) in steps.items()]
     for r, (p, b, i) in zip(records, steps):
         r.advantage = [plain.normalised(judged(pictures, p, b, v), 1, 1e-8)[i] for v in range(3)]
@@ -66,7 +67,7 @@ def test_tempflow_grpo(kappa):
     run = harness.run(config, views=2, off_policy=0.02)
     pictures, steps, calls = anchored(run, 0.9, (0, 1, 2), anchors=2)
     pictures_match(run, pictures)
-    assert run.algorithm.plan.evaluations == calls == 2 * 4 + 6 * (3 + 2 + 1)
+    assert run.algorithm.graph.evaluations == calls == 2 * 4 + 6 * (3 + 2 + 1)
     q = [plain.flow_std(run.sigmas, k, 0.9) * math.sqrt(run.sigmas[k] - run.sigmas[k + 1]) for k in range(3)]
     scale = kappa or 1 / np.mean(q)
     records = [Record(p, x, b, x_next, b, weight=scale * q[b]) for (p, b, i), (x, x_next) in steps.items()]
@@ -80,7 +81,7 @@ def test_tempflows_kappa_is_the_mean_of_its_schedule():
     sigmas = schedules.dynamic(10, 4096)
     q = [plain.flow_std(list(sigmas), k, 0.9) * math.sqrt(sigmas[k] - sigmas[k + 1]) for k in range(9)]
     assert 1 / np.mean(q) == pytest.approx(1.73, rel=3e-3)
-    counted = algorithms.make(harness.settings("tempflow_grpo", steps=10, group=24)).plan
+    counted = algorithms.make(harness.settings("tempflow_grpo", steps=10, group=24)).graph
     assert counted.noises == 4 and counted.evaluations == 4 * 10 + 24 * sum(range(1, 10))
 
 
@@ -90,7 +91,7 @@ def test_granular_grpo(strides):
     run = harness.run(config, views=2, off_policy=0.02)
     pictures, steps, calls = anchored(run, 0.7, (0, 1, 3), strides=strides)
     pictures_match(run, pictures)
-    assert run.algorithm.plan.evaluations == calls
+    assert run.algorithm.graph.evaluations == calls
     records = [Record(p, x, (0, 1, 3)[b], x_next, b) for (p, b, i), (x, x_next) in steps.items()]
     for r, (p, b, i) in zip(records, steps):
         r.advantage = []
@@ -102,9 +103,9 @@ def test_granular_grpo(strides):
 
 
 def test_granular_grpos_published_counts():
-    plan = algorithms.make(harness.settings("granular_grpo", steps=16, group=12)).plan
-    assert plan.trained == tuple(range(8)) and plan.images == 8 * 12 * 2
-    assert plan.finish(0, 2) == (1, 2, 4, 6, 8, 10, 12, 14, 16) and plan.finish(1, 2) == (2, 3, 5, 7, 9, 11, 13, 15, 16)
+    graph = algorithms.make(harness.settings("granular_grpo", steps=16, group=12)).graph
+    assert graph.trained == tuple(range(8)) and graph.images == 8 * 12 * 2
+    assert graph.finish(0, 2) == (1, 2, 4, 6, 8, 10, 12, 14, 16) and graph.finish(1, 2) == (2, 3, 5, 7, 9, 11, 13, 15, 16)
 
 
 def test_pave_grpo():

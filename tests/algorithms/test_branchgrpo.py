@@ -95,15 +95,15 @@ def test_branchgrpo(own, density):
             stretch = 4.0 if density and node.depth in (0, 2) else 1.0
             records.append(Record(p, node.x, node.depth, child.x, advantage=advantage, stretch=stretch))
     pictures_match(run, pictures)
-    assert run.algorithm.plan.evaluations == net.calls / PROMPTS == 1 + 3 + 3 + 6 * 3
-    assert len(records) / PROMPTS == sum(run.algorithm.plan.draws)
+    assert run.algorithm.graph.evaluations == net.calls / PROMPTS == 1 + 3 + 3 + 6 * 3
+    assert len(records) / PROMPTS == sum(run.algorithm.graph.draws)
     harness.same(run, *surrogate_loss(run, records, "dance", 0.3, 5e-2))
 
 
 def test_branchgrpos_published_tree():
-    plan = algorithms.make(harness.settings("branchgrpo", steps=20, group=16)).plan
-    assert plan.lanes() == [1, 2, 4, 8, 16, 16] and plan.evaluations == 1 + 2 * 3 + 4 * 3 + 8 * 3 + 16 * 10
-    assert plan.draws == (2, 2, 2, 4, 4, 4, 8, 8, 8, *[16] * 10)
+    graph = algorithms.make(harness.settings("branchgrpo", steps=20, group=16)).graph
+    assert graph.lanes() == [1, 2, 4, 8, 16, 16] and graph.evaluations == 1 + 2 * 3 + 4 * 3 + 8 * 3 + 16 * 10
+    assert graph.draws == (2, 2, 2, 4, 4, 4, 8, 8, 8, *[16] * 10)
 
 
 @pytest.mark.parametrize("width", ["best", "extremes"])

@@ -14,7 +14,7 @@ from tests.algorithms.plain import PROMPTS
 
 
 def independent(run, kernel, eta, noisy, same_noise):
-    """Samples of a window plan. Returns (pictures, {(p, i, k): (x, x_next)}, calls with what is shared counted once)."""
+    """Samples of a window graph. Returns (pictures, {(p, i, k): (x, x_next)}, calls with what is shared counted once)."""
     net, pictures, steps = plain.Net(run.params), [], {}
     n, group = len(run.sigmas) - 1, run.config.group_size
     for p in range(PROMPTS):
@@ -42,7 +42,7 @@ def test_flow_grpo(global_std, divergence):
     run = harness.run(config, views=2, off_policy=0.02)
     pictures, steps = independent(run, "flow", 0.9, range(5), False)
     pictures_match(run, pictures)
-    assert run.algorithm.plan.evaluations == 5 * 3
+    assert run.algorithm.graph.evaluations == 5 * 3
     spread = [np.std([judged(pictures, p, 0, v) for p in range(PROMPTS)]) if global_std else None for v in range(2)]
     records = [Record(p, x, k, x_next) for (p, i, k), (x, x_next) in steps.items() if k < 4]
     for r, (p, i, _k) in zip(records, [key for key in steps if key[2] < 4]):
@@ -52,10 +52,10 @@ def test_flow_grpo(global_std, divergence):
 
 
 def test_flow_grpo_trains_a_window_or_a_fraction():
-    plan = lambda **own: algorithms.make(harness.settings("flow_grpo", steps=10, group=3, **own)).plan
-    assert plan().trained == tuple(range(9)) and plan().noisy == tuple(range(10))
-    assert plan(fraction=0.5).trained == tuple(range(5))
-    assert plan(window=(2, 5)).trained == plan(window=(2, 5)).noisy == (2, 3, 4)
+    graph = lambda **own: algorithms.make(harness.settings("flow_grpo", steps=10, group=3, **own)).graph
+    assert graph().trained == tuple(range(9)) and graph().noisy == tuple(range(10))
+    assert graph(fraction=0.5).trained == tuple(range(5))
+    assert graph(window=(2, 5)).trained == graph(window=(2, 5)).noisy == (2, 3, 4)
 
 
 @pytest.mark.parametrize("form", ["window", "branch"])
@@ -73,7 +73,7 @@ def test_flow_grpo_fast(form):
             r.advantage = [plain.normalised(judged(pictures, p, 0, 0), 0, 1e-4)[i]]
         harness.same(run, *surrogate_loss(run, records, "cps", 0.8, 1e-3))
         shared = start + 1 if form == "branch" else 0  # steps that the group makes as one lane
-        assert run.algorithm.plan.evaluations_at(run.shift) == shared + 3 * (8 - shared)
+        assert run.algorithm.graph.evaluations_at(run.shift) == shared + 3 * (8 - shared)
     assert len(starts) == 2
     drawn = {run.algorithm.schedule(i).shift for i in range(200)}
     assert drawn == set(range(4))  # windows start at 1 .. 4
@@ -81,9 +81,9 @@ def test_flow_grpo_fast(form):
 
 def test_flow_grpo_fast_in_the_authors_setting():
     method = algorithms.make(harness.settings("flow_grpo_fast", steps=6, group=3))
-    assert method.plan.trained == (0, 1, 2) and not method.plan.moving  # with 6 steps the draw has one outcome
+    assert method.graph.trained == (0, 1, 2) and not method.graph.moving  # with 6 steps the draw has one outcome
     whole = algorithms.make(harness.settings("flow_grpo_fast", steps=6, group=3, size=0))
-    assert whole.plan.trained == (0, 1, 2, 3, 4)
+    assert whole.graph.trained == (0, 1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("same_noise", [True, False])
@@ -92,7 +92,7 @@ def test_dancegrpo(same_noise):
     run = harness.run(config, views=2, off_policy=0.02)
     pictures, steps = independent(run, "dance", 0.3, range(5), same_noise)
     pictures_match(run, pictures)
-    assert run.algorithm.plan.evaluations == (1 + 5 * 4 if same_noise else 6 * 4)
+    assert run.algorithm.graph.evaluations == (1 + 5 * 4 if same_noise else 6 * 4)
     chosen = run.chosen.transitions
     assert chosen.x_t.shape[1] == int(5 * 0.6) == 3
     at = {round(s, 6): k for k, s in enumerate(run.sigmas)}
@@ -132,7 +132,7 @@ def test_mixgrpo(iteration):
     for r, (p, i, _k) in zip(records, steps):
         r.advantage = [plain.normalised(judged(pictures, p, 0, 0), 1, 1e-8)[i]]
     harness.same(run, *surrogate_loss(run, records, "flow", 0.7, 2e-3))
-    assert run.algorithm.plan.evaluations_at(run.shift) == (run.shift + 1) + 3 * (7 - run.shift - 1)
+    assert run.algorithm.graph.evaluations_at(run.shift) == (run.shift + 1) + 3 * (7 - run.shift - 1)
 
 
 def test_mixgrpos_windows_move_as_the_paper_says():
@@ -154,8 +154,8 @@ def test_mixgrpo_flash_finishes_on_a_coarser_grid_with_dpm_solver():
     config = harness.settings("mixgrpo", steps=12, group=3, size=2, dwell=1, tail=0.4, solver="dpm2")
     run = harness.run(config, iteration=2)
     first = 2 + 2
-    assert run.algorithm.plan.tail_steps(run.shift) == int((12 - first) * 0.4) == 3
-    assert run.algorithm.plan.evaluations_at(2) == 3 + 3 * (1 + 3)
+    assert run.algorithm.graph.tail_steps(run.shift) == int((12 - first) * 0.4) == 3
+    assert run.algorithm.graph.evaluations_at(2) == 3 + 3 * (1 + 3)
     scheduler = pytest.importorskip("diffusers").DPMSolverMultistepScheduler(
         prediction_type="flow_prediction",
         use_flow_sigmas=True,

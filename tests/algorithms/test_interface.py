@@ -10,23 +10,23 @@ import pytest
 
 import mvgrpo_jax
 from configs import common
-from mvgrpo_jax import algorithms, configuration
+from mvgrpo_jax import algorithms
+from mvgrpo_jax.configuration import arguments
 from mvgrpo_jax.errors import UserError
 from tests.algorithms import harness
 from tests.algorithms.plain import PROMPTS
 
-CORE = (
-    *("train", "rollout", "update", "programs", "plans", "credit", "examples", "objectives", "policy", "sde", "solvers"),
-    *("budget", "planning", "optim"),
-)
+PACKAGE = Path(mvgrpo_jax.__file__).parent
+SHARED = sorted(p for folder in ("core", "parallel", "run", "planning") for p in (PACKAGE / folder).glob("*.py"))
 
 
-@pytest.mark.parametrize("name", CORE)
-def test_the_core_names_no_algorithm(name):
-    source = (Path(mvgrpo_jax.__file__).parent / f"{name}.py").read_text()
-    code = re.sub(r'"""(?:.|\n)*?"""|#.*', "", source)
+@pytest.mark.parametrize("path", SHARED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_shared_code_names_no_algorithm(path):
+    code = re.sub(r'"""(?:.|\n)*?"""|#.*', "", path.read_text())
     for algorithm in algorithms.names():
-        assert not re.search(rf"\b{algorithm}\b", code), f"{name}.py names {algorithm}: make it a function of Algorithm instead"
+        assert not re.search(rf"\b{algorithm}\b", code), (
+            f"{path.name} names {algorithm}: make it a function of Algorithm instead"
+        )
 
 
 def test_files_stay_small():
@@ -40,11 +40,11 @@ def test_every_algorithm_builds_from_its_defaults(name, steps, group):
     config = common.get_config()
     config.algorithm.name, config.sampling.steps, config.group_size = name, steps, group
     method = algorithms.make(config)
-    plan = method.plan
-    assert plan.steps == steps and plan.group == group and plan.evaluations >= steps
-    reward = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, plan.branches, plan.pictures)), jnp.float32)
+    graph = method.graph
+    assert graph.steps == steps and graph.group == group and graph.evaluations >= steps
+    reward = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, graph.branches, graph.pictures)), jnp.float32)
     memory = method.chooser.memory if method.chooser else None
-    trajectory = SimpleNamespace(transitions=SimpleNamespace(log_prob=jnp.zeros((8, plan.blocks, group))))
+    trajectory = SimpleNamespace(transitions=SimpleNamespace(log_prob=jnp.zeros((8, graph.blocks, group))))
     found = method.advantage({"clip": reward}, trajectory, memory)
     assert np.isfinite(found).all() and found.shape[:2] == (2, 8) and found.shape[-1] == group
 
@@ -58,7 +58,7 @@ def test_every_algorithm_says_where_it_is_from(name):
 
 @pytest.mark.parametrize("name", algorithms.names())
 def test_every_algorithm_has_a_flux_config(name):
-    config = configuration.load("configs/mvgrpo_flux.py" if name == "mvgrpo" else f"configs/{name}_flux.py")
+    config = arguments.load("configs/mvgrpo_flux.py" if name == "mvgrpo" else f"configs/{name}_flux.py")
     assert config.algorithm.name == name and config.pipeline == "FLUX.1-dev"
     algorithms.make(config)
 

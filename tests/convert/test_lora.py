@@ -8,8 +8,7 @@ import torch
 from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 from safetensors.numpy import load_file, save_file
 
-from mvgrpo_jax import pipeline as pipelines
-from mvgrpo_jax import sample
+from mvgrpo_jax import pipelines, sample
 from mvgrpo_jax.convert import folders, lora
 from mvgrpo_jax.convert.__main__ import main
 from mvgrpo_jax.errors import UserError

@@ -9,7 +9,7 @@ import torch
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers, convert_ldm_vae_checkpoint
 from safetensors.numpy import load_file, save_file
 
-from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax import pipelines
 from mvgrpo_jax.convert import folders
 from mvgrpo_jax.convert.__main__ import main
 from mvgrpo_jax.convert.naming import entries

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax import pipelines
 from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.convert.naming import entries
 from mvgrpo_jax.errors import UserError
@@ -84,17 +84,18 @@ def test_shards_with_an_index(transformer, tmp_path):
 
 def test_leaves_are_placed_on_the_mesh_as_they_are_read(random_pipeline, monkeypatch):
     """2 x 2 x 2 devices: the same values, sharded by the rules; the host never holds more than a layer's part of a leaf."""
-    from mvgrpo_jax import sharding
     from mvgrpo_jax.convert import sources
+    from mvgrpo_jax.parallel import rules
+    from mvgrpo_jax.parallel.mesh import make_mesh
 
     folder = random_pipeline("guided")
     net = pipelines.describe(folder).transformer
     whole = import_params(net, folder / "transformer")
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = make_mesh(2, 2, 2)
     reads, real = [], sources.Stored.read
     monkeypatch.setattr(sources.Stored, "read", lambda self, a, b: reads.append((self.shape, a, b)) or real(self, a, b))
     placed = import_params(net, folder / "transformer", sharding=pipelines.places(net, mesh))
-    want = sharding.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
+    want = rules.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
     for a, b, where in zip(jax.tree.leaves(placed), jax.tree.leaves(whole), jax.tree.leaves(want)):
         assert a.sharding == where
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

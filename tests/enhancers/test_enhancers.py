@@ -12,7 +12,7 @@ from mvgrpo_jax.enhancers import FileEnhancer, OnlineEnhancer, embedded, perspec
 from mvgrpo_jax.enhancers.offline import canonical, enhance_prompts
 from mvgrpo_jax.enhancers.rewriters import WorldRewriter
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.world import captions, render, scene, truth
+from mvgrpo_jax.nano.world import captions, render, scene, truth
 
 SCENES = [[scene.sample(np.random.default_rng([p, g])) for g in range(4)] for p in range(2)]
 IMAGES = np.stack([[render.draw(s) for s in row] for row in SCENES])[:, None]  # [P=2, R=1, G=4]

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvgrpo_jax import enhancers, metrics, train
+from mvgrpo_jax import enhancers
 from mvgrpo_jax.enhancers import OnlineEnhancer, Outage, perspectives
 from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.nano.world import captions, render, scene
+from mvgrpo_jax.run import loop, metrics
 from mvgrpo_jax.services import Service, Settings
-from mvgrpo_jax.world import captions, render, scene
+from tests.runs import leaves, small_config
 from tests.services import faults
 from tests.services.faults import FaultServer, completion, http, says, slow, status
-from tests.test_train import leaves, small_config
 
 IMAGES = np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(3)]] for p in range(2)])
 PROMPTS = ["a red circle", "a small blue square"]
@@ -148,7 +149,7 @@ def served(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, FaultServer(then=seeded()) as server:
         patch.setenv("CAPTION_KEY", "sk-to-be-found-nowhere")
         workdir, config = tmp_path_factory.mktemp("served"), vlm_config(server.url)
-        train.train(config, workdir)
+        loop.train(config, workdir)
         return workdir, config, server.requests
 
 
@@ -160,7 +161,7 @@ def test_sampling_in_pieces_is_the_rollout(served, tmp_path, monkeypatch):
     """Overlapped or not, the run is the same but for rounding: pictures, captions, rewards, updates."""
     monkeypatch.setenv("CAPTION_KEY", "x")
     with FaultServer(then=seeded()) as server:
-        train.train(vlm_config(server.url, overlap=False), tmp_path)
+        loop.train(vlm_config(server.url, overlap=False), tmp_path)
     assert len(server.requests) == len(served[2]) == 4 * 2 * 2 * 2  # iterations, prompts, branches, captions
     for a, b in zip(numbers(served[0]), numbers(tmp_path), strict=True):
         assert a.keys() == b.keys()
@@ -185,10 +186,10 @@ def test_an_outage_loses_no_iteration(served, tmp_path, monkeypatch, capsys):
     whole, config, requests = served
     with FaultServer(*[seeded()] * 24, then=status("400 Bad Request")) as server:
         with pytest.raises(UserError, match="iteration 3: 8 of 8 captions did not come"):
-            train.train(vlm_config(server.url, missing="stop"), tmp_path)
+            loop.train(vlm_config(server.url, missing="stop"), tmp_path)
     assert (tmp_path / "checkpoints" / "3").exists()
     with FaultServer(then=seeded()) as server:
-        train.train(vlm_config(server.url), tmp_path)  # another address and another rule are still the same run
+        loop.train(vlm_config(server.url), tmp_path)  # another address and another rule are still the same run
     assert "going on from iteration 3" in capsys.readouterr().out and len(server.requests) == 8
     for a, b in zip(leaves(tmp_path, 4, config)[0], leaves(whole, 4, config)[0], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -211,7 +212,7 @@ def test_hostile_captions_are_data(tmp_path, monkeypatch):
     with FaultServer(then=seeded(HOSTILE)) as server:
         config = vlm_config(server.url)
         config.iterations, config.views.count, config.views.language = 1, 6, ""
-        train.train(config, tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     page = (tmp_path / "run" / "report.html").read_text()
     texts = [c["caption"] for c in json.loads((tmp_path / "run" / "samples" / "000000.json").read_text())["captions"]]
     assert "config.seed=99" in " ".join(texts) and "{{ 7 * 7 }}" in " ".join(texts)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvgrpo_jax import sharding
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.models.attention import attention, choose
+from mvgrpo_jax.parallel.mesh import make_mesh
 from tests import tiny
 
 
@@ -34,7 +34,7 @@ def test_kernels_compute_softmax_attention(kind, length):
 
 def test_the_tpu_kernels_gradient_under_views_on_a_mesh():
     """vmap over views and shard_map over samples and heads, as the update uses it; gradients equal the plain kernel's."""
-    mesh = sharding.make_mesh(2, 2, 2)
+    mesh = make_mesh(2, 2, 2)
     q, k, v = (jnp.asarray(np.stack([a, 2 * a])) for a in inputs(40, batch=4))
 
     def loss(kind, q, k, v):

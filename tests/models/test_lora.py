@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from mvgrpo_jax import objectives, plans, policy, update
+from mvgrpo_jax.core import objectives, policy, update
+from mvgrpo_jax.core.graph import shared_anchor
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import flux, lora
 from mvgrpo_jax.models.module import count
@@ -46,7 +47,7 @@ def test_the_update_trains_adapters_alone(setting):
     base, params, adapted, random = setting
     objective = objectives.policy_gradient(tiny.KERNEL, clip=1e-4, kl=0.1)
     up, _ = tiny.updater(objective=objective)
-    batch = tiny.draw(up, params, plans.shared_anchor(3, (0, 1), 2), views=2)
+    batch = tiny.draw(up, params, shared_anchor(3, (0, 1), 2), views=2)
     tuned = update.Updater(adapted, objective, optax.adamw(1e-3))
     state = tuned.init(random)
     assert count(state.params) == count(random) < count(params) // 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvgrpo_jax import pipeline as pipelines
+from mvgrpo_jax import pipelines
 from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.models import clip, flux, vae
 from tests import peers

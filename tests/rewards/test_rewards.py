@@ -6,9 +6,9 @@ import torch
 
 from mvgrpo_jax import rewards
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.pretrain import tokenizers
-from mvgrpo_jax.world import render
-from mvgrpo_jax.world.scene import Scene, Thing
+from mvgrpo_jax.nano.pretrain import tokenizers
+from mvgrpo_jax.nano.world import render
+from mvgrpo_jax.nano.world.scene import Scene, Thing
 from tests import peers
 
 RED = Scene((Thing("circle", "red", "large", "center"),), "white", 1)

@@ -11,7 +11,7 @@ import trustme
 
 from mvgrpo_jax.enhancers.cleaning import clean
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.services import Failure, Service, Settings, Worker, secrets
+from mvgrpo_jax.services import Failure, Service, Settings, Worker, keys
 from tests.services import faults
 from tests.services.faults import FaultServer, completion, raw, says, slow, status
 
@@ -199,23 +199,23 @@ def test_closing_ends_the_thread_and_what_is_under_way():
 def test_a_key_goes_to_the_server_and_nowhere_else(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CAPTION_KEY", "sk-very-secret-123")
     with FaultServer(then=says(OK)) as server:
-        assert ask(server, secret=secrets.read("CAPTION_KEY", ""))[0] == [OK]
+        assert ask(server, secret=keys.read("CAPTION_KEY", ""))[0] == [OK]
     assert server.requests[0][0]["authorization"] == "Bearer sk-very-secret-123"
     path = tmp_path / "key"
     path.write_text("sk-from-file\n")
     path.chmod(0o600)
-    assert secrets.read("", str(path)).reveal() == "sk-from-file"
+    assert keys.read("", str(path)).reveal() == "sk-from-file"
     path.chmod(0o640)
     with pytest.raises(UserError, match="others may read it .mode 0640.*chmod 600"):
-        secrets.read("", str(path))
+        keys.read("", str(path))
     with pytest.raises(UserError, match="OTHER.*is not set"):
-        secrets.read("OTHER", "")
+        keys.read("OTHER", "")
     with pytest.raises(UserError) as error:
-        secrets.read("sk-very-secret-123", "")  # the key itself where its variable's name belongs
+        keys.read("sk-very-secret-123", "")  # the key itself where its variable's name belongs
     assert "not the key itself" in str(error.value) and "very-secret" not in str(error.value)
     with FaultServer(then=status("401 Unauthorized")) as server:
-        (failure,), _, _ = ask(server, secret=secrets.read("CAPTION_KEY", ""))
-    shown = "".join(capfd.readouterr()) + str(failure) + repr(secrets.read("CAPTION_KEY", ""))
+        (failure,), _, _ = ask(server, secret=keys.read("CAPTION_KEY", ""))
+    shown = "".join(capfd.readouterr()) + str(failure) + repr(keys.read("CAPTION_KEY", ""))
     assert "very-secret" not in shown
 
 

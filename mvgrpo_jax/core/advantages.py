@@ -1,0 +1,82 @@
+"""Advantages: arrays of rewards in, arrays of the same shape out. The last axis is the group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvgrpo_jax.core.graph import RolloutGraph
+from mvgrpo_jax.core.rollout import in_blocks
+
+# Rewards of a group that differ by less than rounding are equal: dividing by their deviation would amplify noise.
+FLAT = 1e-6
+
+
+def is_flat(reward: jax.Array) -> jax.Array:
+    """Whether a group's rewards are equal up to float32 rounding: bool [...] for rewards [..., G]."""
+    spread = reward.max(-1) - reward.min(-1)
+    return spread <= FLAT * jnp.maximum(jnp.abs(reward).max(-1), 1.0)
+
+
+def group_advantage(
+    reward: jax.Array, *, ddof: int = 1, eps: float = 1e-8, bound: float = 5.0, deviation: jax.Array | None = None
+) -> jax.Array:
+    """A_i = (r_i - mean_G r) / (std_G r + eps), clipped to [-bound, bound]; zero for a group of equal rewards.
+
+    reward: [..., G]. ddof 1 is the unbiased deviation (MV-GRPO's authors' code), 0 the population's (Flow-GRPO).
+    deviation: replaces the group's own, e.g. one of the whole batch; broadcast against [..., 1].
+    """
+    reward = reward.astype(jnp.float32)
+    centred = reward - reward.mean(-1, keepdims=True)
+    if deviation is None:
+        deviation = jnp.sqrt((centred**2).sum(-1, keepdims=True) / max(reward.shape[-1] - ddof, 1))
+    advantage = jnp.clip(centred / (deviation + eps), -bound, bound)
+    return jnp.where(is_flat(reward)[..., None], 0.0, advantage)
+
+
+def batch_deviation(reward: jax.Array) -> jax.Array:
+    """One population deviation of each view's rewards [V, ...], shaped to replace the groups' own."""
+    return jnp.std(reward, axis=tuple(range(1, reward.ndim)), keepdims=True)
+
+
+def combine(
+    rewards: dict[str, jax.Array],
+    weights: dict[str, float],
+    how: str,
+    advantage: Callable[[jax.Array], jax.Array] = group_advantage,
+) -> jax.Array:
+    """One advantage from several rewards.
+
+    how 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
+    rewards are weighted and summed, then normalised (Flow-GRPO); 'whitened': as 'advantages', then divided by the deviation
+    of the whole batch (Flow-Factory's gdpo).
+    """
+    if how in ("advantages", "whitened"):
+        total = sum(weights[name] * advantage(r) for name, r in rewards.items())
+        return total / (batch_deviation(total) + 1e-4) if how == "whitened" else total
+    if how == "rewards":
+        return advantage(sum(weights[name] * r for name, r in rewards.items()))
+    raise ValueError(f"unknown way to combine rewards {how!r}; there are: advantages, rewards, whitened")
+
+
+def tree_advantage(reward: jax.Array, log_prob: jax.Array, graph: RolloutGraph, *, fusion: float = 0.0, **options) -> jax.Array:
+    """Advantages of a tree's edges in the plan's blocks [V, P, B, G] from its leaves' rewards [V, P, 1, G].
+
+    A node's reward is the mean of the leaves below it, weighted by softmax(fusion x log-probability of the path from the node
+    to the leaf), log_prob [P, B, G] being the edges'; it is compared with the nodes of its own depth (BranchGRPO, arXiv
+    2509.06040, section 3). An edge has the advantage of the node it leads to.
+    """
+    edges = log_prob.reshape(log_prob.shape[0], -1)
+    ends = np.cumsum(graph.draws)
+    path = jnp.zeros((log_prob.shape[0], graph.group))  # from the nodes of a depth to each leaf
+    depths = []
+    for nodes, end in zip(graph.draws[::-1], ends[::-1]):
+        below = (nodes, graph.group // nodes)
+        share = jax.nn.softmax(fusion * path.reshape(-1, 1, *below), axis=-1)
+        fused = (reward.reshape(*reward.shape[:-1], *below) * share).sum(-1)
+        depths.append(group_advantage(fused, **options))
+        path = path + jnp.repeat(edges[:, end - nodes : end], below[1], axis=1)
+    return in_blocks(graph, jnp.concatenate(depths[::-1], axis=-1)[..., 0, :])

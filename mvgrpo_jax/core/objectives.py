@@ -1,0 +1,215 @@
+"""What an update minimises: functions of velocity fields and recorded transitions, a loss per draw out.
+
+Averages over draws and the weights of steps and views are the update's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mvgrpo_jax.core.rollout import log_density
+from mvgrpo_jax.core.sde import Kernel
+from mvgrpo_jax.core.structs import Density, Steps
+
+# field(x [P, n, L, C], s [P, n]) -> velocity of the same shape, under one view
+Field = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Fields(NamedTuple):
+    """The velocity under the parameters that are trained, under those that sampled, and under the initial ones; the last two
+    without gradient, None where there are none."""
+
+    trained: Field
+    sampler: Field | None
+    reference: Field | None
+
+
+class Example(NamedTuple):
+    """Transitions under one view: x_t [P, M, L, C], x_next [P, G, L, C], steps [P, M], advantage [P, G]; the densities of the
+    rollout's parameters, log_prob [P, Q, G] and mean [P, Q, M, L, C] (or None); the rollout's log_prob [P, G] under the prompt,
+    and whether this view is the prompt."""
+
+    x_t: jax.Array
+    x_next: jax.Array
+    steps: Steps
+    advantage: jax.Array
+    old: tuple[jax.Array, jax.Array | None] | None
+    recorded: jax.Array
+    is_prompt: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """loss(fields, example) -> (loss [P, G], metrics). Metrics are arrays whose names begin with how they are reduced:
+    mean/, min/ or max/; those with mean/ have the loss's shape.
+
+    density(field, example): what the ratio compares; None for a loss without one. keeps_mean: whether the ratio needs the old
+    mean beside the old log-probability. reference: whether the loss needs the initial parameters. evaluations: of the network
+    for each state, with gradient and without.
+    """
+
+    loss: Callable[[Fields, Example], tuple[jax.Array, dict[str, jax.Array]]]
+    density: Callable[[Field, Example], Density] | None = None
+    keeps_mean: bool = False
+    reference: bool = False
+    evaluations: tuple[int, int] = (1, 0)
+
+
+# --- transitions and their densities -----------------------------------------------------------------------------------
+
+
+def direct(field: Field, kernel: Kernel, x_t, steps: Steps) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(mean [1, P, M, L, C], std [1, P, M], velocity [P, M, L, C]) of one step along the grid."""
+    v = field(x_t, steps.s)
+    mean, std = kernel.moments(x_t, v, *(a[..., None, None] for a in steps[:3]))
+    return mean[None], (std[..., 0, 0] * steps.stretch)[None], v
+
+
+def density(field: Field, example: Example, kernel: Kernel, transition=direct) -> Density:
+    """The density of x_next on every path of `transition`."""
+    mean, std, v = transition(field, kernel, example.x_t, example.steps)
+    log_prob = jax.vmap(lambda m, d: log_density(kernel, example.x_next, m, d))(mean, std)
+    return Density(log_prob, mean, std, v)
+
+
+# --- ratios ------------------------------------------------------------------------------------------------------------
+
+
+def likelihood_ratio(new: Density, old_log_prob: jax.Array, old_mean: jax.Array | None) -> jax.Array:
+    """p_theta / p_old [Q, P, G], of log-probabilities averaged over tokens and channels."""
+    del old_mean
+    return jnp.exp(new.log_prob - old_log_prob)
+
+
+# --- surrogates --------------------------------------------------------------------------------------------------------
+
+
+def clipped_surrogate(ratio: jax.Array, advantage: jax.Array, clip: float) -> jax.Array:
+    """max(-A r, -A clip(r, 1 - clip, 1 + clip)): PPO's pessimistic loss, to be minimised; any broadcastable shapes."""
+    return jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, 1.0 - clip, 1.0 + clip))
+
+
+def plain_surrogate(ratio: jax.Array, advantage: jax.Array, clip: float) -> jax.Array:
+    """-A r: without a clip."""
+    del clip
+    return -advantage * ratio
+
+
+# --- divergences from the reference ------------------------------------------------------------------------------------
+
+
+def gaussian_kl(mean: jax.Array, mean_ref: jax.Array, std: jax.Array) -> jax.Array:
+    """(mean - mean_ref)^2 / (2 std^2), averaged over the last two axes: KL of two Gaussians of equal deviation [...]."""
+    return jnp.mean((mean - mean_ref) ** 2 / (2.0 * std[..., None, None] ** 2), (-2, -1))
+
+
+DIVERGENCES: dict[str, Callable[[Density, Density, Steps], jax.Array]] = {
+    # the transitions' KL divergence
+    "transition": lambda new, ref, steps: gaussian_kl(new.mean[0], ref.mean[0], new.std[0]),
+    # Flow-GRPO's code: the same with g^2 for the variance, that is without its factor -dt
+    "undivided": lambda new, ref, steps: gaussian_kl(new.mean[0], ref.mean[0], steps.g),
+    # Flow-Factory: of the velocities
+    "velocity": lambda new, ref, steps: jnp.mean((new.v - ref.v) ** 2, (-2, -1)),
+}
+
+
+def policy_gradient(
+    kernel: Kernel,
+    *,
+    clip: float,
+    surrogate: Callable = clipped_surrogate,
+    ratio: Callable = likelihood_ratio,
+    keeps_mean: bool = False,
+    transition: Callable = direct,
+    paths: tuple[float, ...] = (1.0,),
+    evaluations: int = 1,
+    on_policy: bool = False,
+    kl: float = 0.0,
+    divergence: str = "transition",
+) -> Objective:
+    """sum_q paths[q] surrogate(ratio_q, A) + kl D(new || reference), one value per draw.
+
+    keeps_mean: whether `ratio` needs the old mean. paths: the weight of each path of `transition`, which makes
+    so many evaluations for each state. on_policy: the ratio's denominator is always its own numerator without
+    gradient. kl: weight of the divergence, a name of DIVERGENCES.
+    """
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"unknown divergence {divergence!r}; there are: {', '.join(DIVERGENCES)}")
+    judge = lambda field, example: density(field, example, kernel, transition)
+
+    def loss(fields: Fields, example: Example):
+        new = judge(fields.trained, example)
+        if on_policy or example.old is None:
+            old_log_prob, old_mean = jax.lax.stop_gradient((new.log_prob, new.mean))
+        else:
+            old_log_prob, old_mean = (a if a is None else jnp.moveaxis(a, 1, 0) for a in example.old)
+        r = ratio(new, old_log_prob, old_mean)  # [Q, P, G]
+        value = sum(w * s for w, s in zip(paths, surrogate(r, example.advantage, clip), strict=True))
+        away = jnp.zeros_like(value)
+        if kl:
+            per_state = DIVERGENCES[divergence](new, judge(fields.reference, example), example.steps)
+            away = jnp.repeat(per_state, value.shape[1] // per_state.shape[1], axis=1)
+        drift = jnp.abs(new.log_prob[0] - example.recorded)
+        low, high = (r < 1.0 - clip).mean(0), (r > 1.0 + clip).mean(0)
+        return value + kl * away, {
+            "mean/ratio/mean": r.mean(0),
+            "min/ratio/min": r.min(),
+            "max/ratio/max": r.max(),
+            "mean/clip/low": low,
+            "mean/clip/high": high,
+            "mean/kl": away,
+            "max/drift/rollout": jnp.where(example.is_prompt, drift.max(), 0.0),
+        }
+
+    return Objective(loss, None if on_policy else judge, keeps_mean, bool(kl), (evaluations, evaluations if kl else 0))
+
+
+def nft(*, beta: float, bound: float, kl: float) -> Objective:
+    """Regression of positive and negative velocities (DiffusionNFT, arXiv 2509.16117).
+
+    x_next is the finished sample x0, x_t = (1 - t) x0 + t noise with t = steps.s, and the advantage, within +-bound, becomes
+    the optimality r = clip(A / (2 bound) + 1/2, 0, 1). With v_old of the sampling policy,
+
+        v+ = beta v + (1 - beta) v_old,   v- = (1 + beta) v_old - beta v,   x0+- = x_t - t v+-
+        loss = bound [r l+ + (1 - r) l-] / beta + kl mean (v - v_ref)^2,
+        l+- = mean (x0+- - x0)^2 / max(mean |x0+- - x0| without gradient, 1e-5).
+    """
+
+    def loss(fields: Fields, example: Example):
+        t, x0 = example.steps.s[..., None, None], example.x_next
+        v = fields.trained(example.x_t, example.steps.s)
+        v_old = fields.sampler(example.x_t, example.steps.s)
+
+        def distance(velocity):
+            error = example.x_t - t * velocity - x0
+            size = jnp.maximum(jnp.mean(jnp.abs(jax.lax.stop_gradient(error)), (-2, -1)), 1e-5)
+            return jnp.mean(error**2, (-2, -1)) / size
+
+        positive, negative = beta * v + (1.0 - beta) * v_old, (1.0 + beta) * v_old - beta * v
+        wanted = jnp.clip(example.advantage / (2.0 * bound) + 0.5, 0.0, 1.0)
+        value = bound * (wanted * distance(positive) + (1.0 - wanted) * distance(negative)) / beta
+        away = jnp.zeros_like(value)
+        if kl:
+            away = jnp.mean((v - fields.reference(example.x_t, example.steps.s)) ** 2, (-2, -1))
+        moved = jnp.mean((v - v_old) ** 2, (-2, -1))
+        return value + kl * away, {"mean/kl": away, "mean/drift/velocity": moved, "mean/optimality": wanted}
+
+    return Objective(loss, reference=bool(kl), evaluations=(1, 2 if kl else 1))
+
+
+def view_weights(active: jax.Array, how: str) -> jax.Array:
+    """The weight of each view in the multi-view objective (MV-GRPO, arXiv 2603.12648, w_k).
+
+    active: bool [V, ...], False where a caption is missing. 'mean': 1 / (number of active views); 'sum': 1 each.
+    """
+    active = active.astype(jnp.float32)
+    if how == "mean":
+        return active / jnp.maximum(active.sum(0), 1.0)
+    if how == "sum":
+        return active
+    raise ValueError(f"unknown aggregation of views {how!r}; there are: mean, sum")

@@ -1,0 +1,1 @@
+"""Makes the embedded pipeline: `python -m mvgrpo_jax.nano.pretrain --out DIR`."""

@@ -1,0 +1,43 @@
+"""What moves between the processes of a run, and which of them writes files."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+
+def to_host(x: jax.Array) -> np.ndarray:
+    """The whole array on this host, also where other processes hold parts of it."""
+    if x.is_fully_addressable:
+        return np.asarray(x)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+
+
+def is_chief() -> bool:
+    """Whether this process writes the files that all processes of a run have in common."""
+    return jax.process_index() == 0
+
+
+def agree(flag: bool) -> bool:
+    """Whether the flag is raised in any process; every process calls this together."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def exchange(text: str) -> list[str]:
+    """The texts of all processes, in their order; every process calls this together."""
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.asarray(own.size, np.int32)).reshape(-1)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: own.size] = own
+    rows = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]

@@ -1,0 +1,34 @@
+"""Pipelines of networks, parameters and tokenizers: folders in and out, texts to encodings, latents to pictures."""
+
+from mvgrpo_jax.pipelines.flux import (
+    EMBEDDED,
+    PUBLISHED,
+    WEIGHTS,
+    Pipeline,
+    config_of,
+    decode,
+    describe,
+    load,
+    places,
+    published,
+    save,
+)
+from mvgrpo_jax.pipelines.text import encode, shorten, text_length, tokenize
+
+__all__ = [
+    "EMBEDDED",
+    "PUBLISHED",
+    "WEIGHTS",
+    "Pipeline",
+    "config_of",
+    "decode",
+    "describe",
+    "encode",
+    "load",
+    "places",
+    "published",
+    "save",
+    "shorten",
+    "text_length",
+    "tokenize",
+]

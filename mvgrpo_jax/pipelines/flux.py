@@ -1,0 +1,195 @@
+"""A diffusers FluxPipeline folder as networks, parameter trees and tokenizers, and the pure functions over them."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
+from mvgrpo_jax.convert.sources import TensorFiles
+from mvgrpo_jax.convert.weights import export_params, import_params
+from mvgrpo_jax.core import schedules
+from mvgrpo_jax.errors import UserError, did_you_mean
+from mvgrpo_jax.models import clip, flux, t5, vae
+from mvgrpo_jax.models.module import Network, Params
+from mvgrpo_jax.parallel import rules
+
+EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "flux-nano"
+# Component -> what its weight files' names begin with.
+WEIGHTS = {
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+
+
+def _fields(kind: type, config: dict) -> dict:
+    return {f.name: config[f.name] for f in dataclasses.fields(kind) if config.get(f.name) is not None}
+
+
+def config_of(kind: type, config: dict, where: str = "config.json"):
+    """A config dataclass from a config.json, which may hold other fields too."""
+    try:
+        return kind(**_fields(kind, config))
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+@dataclasses.dataclass
+class Pipeline:
+    """Everything in a pipeline folder. `folder` is where it came from: configs and tokenizers are copied on export."""
+
+    folder: Path
+    transformer: Network
+    vae: Network
+    text_encoder: Network
+    text_encoder_2: Network
+    params: dict[str, Params]
+    flux_config: flux.FluxConfig
+    vae_config: vae.VaeConfig
+    tokenizer: Any
+    tokenizer_2: Any
+    scheduler: dict
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Side of the square of pixels that one image token covers."""
+        return 2 * self.vae_config.downscale
+
+    @property
+    def default_size(self) -> int:
+        """Pixels a side when none is asked for: the VAE's sample_size, or Flux's 1024."""
+        size = read_json(self.folder / "vae" / "config.json").get("sample_size", 1024)
+        return int(size)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Packed tokens along each side; UserError when the size does not divide."""
+        side = self.pixels_per_token
+        if height % side or width % side or height < side or width < side:
+            raise UserError(f"height and width must be multiples of {side}, got {height} x {width}")
+        return height // side, width // side
+
+    def sigmas(self, steps: int, tokens: int) -> np.ndarray:
+        """The sigma grid [steps + 1] that diffusers would use with this folder's scheduler config."""
+        return schedules.diffusers_grid(steps, tokens, self.scheduler)
+
+
+def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[int, int], dtype=jnp.float32) -> jax.Array:
+    """Packed latents [..., L, C] -> pictures float32 [..., H, W, 3] in [0, 1]. Pure: to be jitted by the caller."""
+    config = pipeline.vae_config
+    lead = tokens.shape[:-2]
+    latent = vae.unpack(tokens.reshape(-1, *tokens.shape[-2:]), *grid)
+    latent = latent / config.scaling_factor + config.shift_factor
+    image = pipeline.vae(params, latent.astype(dtype)).astype(jnp.float32)
+    return jnp.clip(image / 2 + 0.5, 0.0, 1.0).reshape(*lead, *image.shape[1:])
+
+
+def places(net: Network, mesh):
+    """sharding(path): where each parameter of a network lives on the mesh."""
+    shardings = rules.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
+
+    def of(path):
+        node = shardings
+        for key in path:
+            node = node[key]
+        return node
+
+    return of
+
+
+def describe(folder: str | Path, **options) -> Pipeline:
+    """A pipeline folder without its weights (params is empty). options: of models.flux.flux."""
+    from transformers import CLIPTokenizer, T5TokenizerFast
+
+    folder = EMBEDDED if str(folder) == "flux-nano" else Path(folder)
+    index = read_json(folder / "model_index.json")
+    if index.get("_class_name") != "FluxPipeline":
+        raise UserError(f"{folder}: expected a FluxPipeline, model_index.json says {index.get('_class_name')!r}")
+    raw = {name: read_json(folder / name / "config.json") for name in WEIGHTS}
+    flux_config = config_of(flux.FluxConfig, raw["transformer"], f"{folder}/transformer/config.json")
+    vae_config = config_of(vae.VaeConfig, raw["vae"])
+    if raw["vae"].get("use_quant_conv") or raw["vae"].get("use_post_quant_conv"):
+        raise UserError(f"{folder}/vae: quant convolutions are not part of Flux's VAE; expected use_quant_conv false")
+    networks = {
+        "transformer": flux.flux(flux_config, **options),
+        "vae": vae.vae(vae_config),
+        "text_encoder": clip.clip_text(config_of(clip.TowerConfig, raw["text_encoder"])),
+        "text_encoder_2": t5.t5(config_of(t5.T5Config, raw["text_encoder_2"], f"{folder}/text_encoder_2/config.json")),
+    }
+    return Pipeline(
+        folder=folder,
+        **networks,
+        params={},
+        flux_config=flux_config,
+        vae_config=vae_config,
+        tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+        tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2"),
+        scheduler=read_json(folder / "scheduler" / "scheduler_config.json"),
+    )
+
+
+PUBLISHED = {"FLUX.1-dev": True, "FLUX.1-schnell": False}  # name -> whether it has a guidance embedding
+
+
+def published(name: str, **options) -> Pipeline:
+    """A published pipeline by its shapes alone, with no folder: what planning needs. UserError for an unknown name."""
+    if name not in PUBLISHED:
+        raise UserError(f"{name}: no such folder, and not a known model;{did_you_mean(name, PUBLISHED)} {', '.join(PUBLISHED)}")
+    flux_config = flux.FluxConfig(guidance_embeds=PUBLISHED[name])
+    return Pipeline(
+        folder=Path(name),
+        transformer=flux.flux(flux_config, **options),
+        vae=vae.vae(vae.VaeConfig()),
+        text_encoder=clip.clip_text(clip.TowerConfig()),
+        text_encoder_2=t5.t5(t5.T5Config()),
+        params={},
+        flux_config=flux_config,
+        vae_config=vae.VaeConfig(),
+        tokenizer=None,
+        tokenizer_2=None,
+        scheduler={},
+    )
+
+
+def load(folder: str | Path, *, dtype=None, mesh=None, **options) -> Pipeline:
+    """Reads a diffusers FluxPipeline folder, or the embedded one under the name 'flux-nano'.
+
+    dtype: of the parameters, one for all or a dict by component; None keeps the files'. mesh: leaves are placed on it by
+    rules.PARAMETERS as they are read. options: of models.flux.flux. Raises UserError.
+    """
+    pipeline = describe(folder, **options)
+    for name in WEIGHTS:
+        net = getattr(pipeline, name)
+        kind = dtype.get(name) if isinstance(dtype, dict) else dtype
+        where = places(net, mesh) if mesh else None
+        pipeline.params[name] = import_params(net, pipeline.folder / name, dtype=kind, sharding=where)
+    return pipeline
+
+
+def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None = None, *, dtype=None) -> None:
+    """Writes a complete diffusers folder; `params` replaces components, each a parameter tree or a source of tensors.
+
+    model_index.json comes last: without it the folder is not a pipeline, so an interrupted save never looks finished. Every
+    process of a pod calls this; the first one writes.
+    """
+    folder, source, writes = Path(folder), pipeline.folder, jax.process_index() == 0
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model_index.json").unlink(missing_ok=True)
+        for name in ("scheduler", "tokenizer", "tokenizer_2"):
+            copy_folder(source / name, folder / name)
+    # A component that was dropped from memory is copied from where it came.
+    components = {n: TensorFiles(source / n) for n in WEIGHTS if n not in pipeline.params}
+    components |= pipeline.params | (params or {})
+    for name, stem in WEIGHTS.items():
+        export_params(getattr(pipeline, name), components[name], folder / name, stem, dtype=dtype)
+        if writes:
+            write_json(folder / name / "config.json", read_json(source / name / "config.json"))
+    if writes:
+        write_json(folder / "model_index.json", read_json(source / "model_index.json"))

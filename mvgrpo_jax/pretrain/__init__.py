@@ -1,1 +1,0 @@
-"""Makes the embedded pipeline: `python -m mvgrpo_jax.pretrain --out DIR`."""

@@ -1,0 +1,134 @@
+"""Probability drift: how much likelier a recorded step is under its prompt than under another caption (MV-GRPO, Fig. 5).
+
+For pairs of a sample and a further caption c_k: |log p(x_{t-1} | x_t, c) - log p(x_{t-1} | x_t, c_k)| at every trained step,
+with captions of the sampled pictures (online), of a file (offline) and, as a control, those of other prompts (unrelated).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvgrpo_jax.core.policy import assemble
+from mvgrpo_jax.core.structs import Batch
+from mvgrpo_jax.enhancers import FileEnhancer
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.run import checkpoint, loop
+from mvgrpo_jax.run.programs import sampler_of
+
+FIELDS = ("kind", "iteration", "prompt", "step", "sample", "view", "drift")
+
+
+def restored(run: loop.Run, workdir: Path):
+    """The parameters that the newest checkpoint of a run samples with."""
+    store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep) if (workdir / "checkpoints").is_dir() else None
+    step = store.latest() if store else None
+    if step is None:
+        raise UserError(f"--checkpoint {workdir}: holds no checkpoint; give the --workdir of a run")
+    shapes = jax.eval_shape(run.programs.updater.init, run.initial)
+    state, _ = store.restore(step, checkpoint.abstract(shapes, run.programs.state_shardings))
+    return sampler_of(state)
+
+
+def drifts(run: loop.Run, params, transitions, captions) -> np.ndarray:
+    """[K, P, B, G] of captions [K][P][R] against the prompt, captions[0]; NaN where a caption is missing."""
+    views = run.text.encode_views(captions)
+    shape = (len(captions), *transitions.log_prob.shape)
+    batch = Batch(transitions, views, jnp.zeros(shape), jnp.zeros(shape))
+    found = np.asarray(run.programs.old_densities(params, batch).log_prob)[:, :, :, 0]
+    known = np.array([[[t is not None for t in texts] for texts in view] for view in captions])[1:]
+    return np.where(known[..., None], np.abs(found[1:] - found[:1]), np.nan)
+
+
+def collect(run: loop.Run, params, pairs: int, offline: FileEnhancer | None, views: int) -> list[dict]:
+    """Rows of FIELDS, at least `pairs` for each kind and trained step."""
+    programs, graph = run.programs, run.programs.algorithm.graph
+    rows, iteration = [], 0
+    kinds = ("online", "unrelated", *["offline"] * (offline is not None))
+    if any(draws != graph.group for draws in graph.draws):
+        raise UserError(f"{run.config.algorithm.name} has no drift by step: the edges of a tree are not recorded step by step")
+    counts = dict.fromkeys([(kind, b) for kind in kinds for b in range(len(graph.trained))], 0)
+    while min(counts.values()) < pairs:
+        prompts = [str(p) for p in next(run.stream)]
+        condition = run.text.encode(prompts)
+        shift = programs.algorithm.schedule(iteration).shift
+        session = run.begin(iteration, prompts)
+        trajectory, images = run.draw(iteration, params, condition, session, loop.Clock(), shift)
+        base = [[[p] * images.shape[1] for p in prompts]]
+        online = session.collect()
+        texts = {"online": online, "unrelated": [view[1:] + view[:1] for view in online]}
+        if offline:
+            texts["offline"] = offline.begin(iteration, prompts, images.shape[1]).collect()
+        rng = np.random.default_rng([run.config.seed, iteration])
+        for kind, captions in texts.items():
+            chosen = [captions[k] for k in np.sort(rng.permutation(len(captions))[:views])]
+            for place, value in np.ndenumerate(drifts(run, params, trajectory.transitions, base + chosen)):
+                if np.isfinite(value):
+                    k, p, b, i = place
+                    counts[kind, b] += 1
+                    row = (kind, iteration, prompts[p], graph.trained[b] + shift, i, k, float(value))
+                    rows.append(dict(zip(FIELDS, row)))
+        iteration += 1
+    return rows
+
+
+def summary(rows: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
+    """{kind: {step: number of pairs and quantiles of the drift}}."""
+    out: dict = {}
+    for kind in sorted({r["kind"] for r in rows}):
+        for step in sorted({r["step"] for r in rows}):
+            values = np.array([r["drift"] for r in rows if (r["kind"], r["step"]) == (kind, step)])
+            if len(values):
+                points = {f"p{q}": float(np.percentile(values, q)) for q in (50, 90, 99)}
+                out.setdefault(kind, {})[str(step)] = {"pairs": len(values), "mean": float(values.mean()), **points}
+    return out
+
+
+def histogram(rows: list[dict], path: Path, title: str) -> None:
+    """A panel a step; shares of pairs over the drift, on a logarithmic axis, a line a kind."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    steps = sorted({r["step"] for r in rows})
+    values = np.array([r["drift"] for r in rows])
+    edges = np.geomspace(max(values[values > 0].min(initial=1.0), 1e-8), max(values.max(), 1e-7), 41)
+    figure, panels = plt.subplots(1, len(steps), figsize=(3.6 * len(steps), 3.2), sharey=True, squeeze=False)
+    for panel, step in zip(panels[0], steps):
+        for kind in sorted({r["kind"] for r in rows}):
+            found = np.array([r["drift"] for r in rows if (r["kind"], r["step"]) == (kind, step)])
+            if len(found):
+                panel.hist(
+                    found, edges, weights=np.full(len(found), 1 / len(found)), histtype="step", label=kind, linewidth=1.6
+                )
+        panel.set(xscale="log", title=f"step {step}", xlabel="|log p(.|c) - log p(.|c_k)|")
+    panels[0, 0].set_ylabel("share of pairs")
+    panels[0, 0].legend()
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def measure(config, out: Path, pairs: int, views: int, offline_file: str = "", trained_in: Path | None = None) -> list[dict]:
+    """Rows of FIELDS for a config's policy, or for the newest checkpoint of the workdir `trained_in`. Raises UserError."""
+    if config.views.enhancer not in ("embedded", "vlm"):
+        raise UserError("drift needs captions of pictures: set config.views.enhancer to embedded or vlm")
+    if config.views.count < 1:
+        config.views.count = config.group_size
+    out.mkdir(parents=True, exist_ok=True)
+    run = loop.Run(config, out)
+    try:
+        offline = FileEnhancer.load(offline_file, views, config.seed, run.prompts) if offline_file else None
+        if run.programs.algorithm.objective.density is None:
+            raise UserError(f"{config.algorithm.name} has no transition densities to compare")
+        with jax.set_mesh(run.mesh):
+            trained = restored(run, trained_in) if trained_in else run.initial
+            return collect(run, assemble(trained, run.frozen), pairs, offline, views)
+    finally:
+        if run.enhancer:
+            run.enhancer.close()

@@ -1,0 +1,149 @@
+"""Trained weights out of a run: a diffusers pipeline folder, or adapters alone, each with a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mvgrpo_jax import algorithms, pipelines
+from mvgrpo_jax.convert import lora as lora_files
+from mvgrpo_jax.convert.files import atomic, read_json
+from mvgrpo_jax.convert.weights import ParamsSource
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models.module import Params
+from mvgrpo_jax.parallel.hosts import to_host
+from mvgrpo_jax.parallel.mesh import make_mesh
+from mvgrpo_jax.run import checkpoint
+from mvgrpo_jax.run.programs import DTYPES, Programs, dtype_of, network_options
+
+KINDS = ("", "pipeline", "lora")
+
+
+def check(config) -> None:
+    """UserError for export settings that cannot work, before anything is trained."""
+    kind = config.export.kind
+    if kind not in KINDS:
+        raise UserError(f"config.export.kind must be one of {', '.join(repr(k) for k in KINDS)}, got {kind!r}")
+    if kind == "lora" and not config.lora.rank:
+        raise UserError("config.export.kind is 'lora', but config.lora.rank is 0: no adapters are trained")
+    if config.export.dtype and config.export.dtype not in DTYPES:
+        raise UserError(f"config.export.dtype: unknown dtype {config.export.dtype!r}; there are: {', '.join(DTYPES)}")
+    if config.lora.start and not config.lora.rank:
+        raise UserError("config.lora.start is given, but config.lora.rank is 0: set a rank, or merge the LoRA beforehand")
+
+
+def starting_adapters(config, programs: Programs) -> Params:
+    """Fresh adapters, or the LoRA file that config.lora.start names inside fresh ones. Raises UserError."""
+    fresh = programs.adapters()
+    if not config.lora.start:
+        return fresh
+    network, where = programs.pipeline.transformer, config.lora.start
+    factors = lora_files.read(where, network, programs.pipeline.flux_config)
+    loaded, _ = lora_files.tree_of(network, factors)
+    started = lora_files.start_from(jax.tree.map(to_host, fresh), programs.lora, loaded, where)
+    return jax.tree.map(jax.device_put, started, programs.state_shardings.params)
+
+
+def write(config, programs: Programs, trained: Params, frozen: Params | None, step: int, folder: Path) -> Path:
+    """Writes what config.export asks for under `folder` and returns its path: FOLDER/pipeline or FOLDER/lora.
+
+    Every process of a pod calls this, because gathering sharded weights takes all of them; the first one writes.
+    """
+    dtype = dtype_of(config.export.dtype) if config.export.dtype else None
+    kind = config.export.kind or ("lora" if programs.lora else "pipeline")
+    place = folder / kind
+    factors = None
+    if programs.lora:
+        factors = lora_files.factors_of(programs.pipeline.transformer, jax.tree.map(to_host, trained), programs.lora)
+    if kind == "lora":
+        if jax.process_index() == 0:
+            notes = {"mvgrpo_jax.step": str(step), "mvgrpo_jax.alpha": str(programs.lora.alpha)}
+            options = {"dtype": dtype or np.float32, "notes": notes}
+            lora_files.write_diffusers(place / lora_files.DIFFUSERS_NAME, factors, **options)
+            lora_files.write_kohya(place / lora_files.KOHYA_NAME, factors, programs.pipeline.flux_config, **options)
+    else:
+        source = ParamsSource(programs.pipeline.transformer, trained if frozen is None else frozen)
+        source = lora_files.Merged(source, factors) if factors else source
+        pipelines.save(programs.pipeline, place, {"transformer": source}, dtype=dtype)
+    if jax.process_index() == 0:
+        with atomic(place / "README.md") as part:
+            part.write_text(card(config, programs.pipeline.folder, kind, step))
+    return place
+
+
+def licence(folder: Path) -> list[str]:
+    """The licence lines of the base model's card, as its front matter has them."""
+    path = folder / "README.md"
+    if not path.exists():
+        return []
+    lines = path.read_text(errors="replace").splitlines()
+    inside = lines[1 : lines.index("---", 1)] if lines[:1] == ["---"] and "---" in lines[1:] else []
+    return [line for line in inside if line.startswith("license")]
+
+
+def card(config, base: Path, kind: str, step: int) -> str:
+    """A model card: what was trained, from what, on what, how far; every config value."""
+    lines = licence(base)
+    rewards = ", ".join(f"{name} (weight {weight})" for name, weight in config.rewards.items() if weight)
+    use = (
+        f"`FluxPipeline.from_pretrained(BASE).load_lora_weights('{lora_files.DIFFUSERS_NAME}')` in diffusers; "
+        f"`{lora_files.KOHYA_NAME}` holds the same adapters in the layout that ComfyUI and kohya's scripts read."
+        if kind == "lora"
+        else "`FluxPipeline.from_pretrained(FOLDER)` in diffusers."
+    )
+    front = ["---", f"base_model: {config.pipeline}", *lines, "library_name: diffusers", "pipeline_tag: text-to-image", "---"]
+    views = (
+        f"{algorithms.captions(config)} captions beside the prompt ({config.views.enhancer})"
+        if algorithms.captions(config)
+        else "the prompt alone"
+    )
+    body = [
+        f"# {Path(config.pipeline).name}, trained with {config.algorithm.name}",
+        "",
+        f"Weights after iteration {step} of a run of mvgrpo_jax.",
+        "",
+        f"- Base model: {config.pipeline}"
+        + ("" if lines else " (its folder has no card; its licence applies to these weights)"),
+        *([f"- Licence of the base model, which applies to these weights: {'; '.join(lines)}"] if lines else []),
+        f"- Prompts: {config.prompts.train}; views: {views}",
+        f"- Rewards: {rewards}",
+        f"- Use: {use}",
+        "",
+        "## Config",
+        "",
+        "```json",
+        json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True),
+        "```",
+        "",
+    ]
+    return "\n".join(front + [""] + body)
+
+
+def from_checkpoint(workdir: Path, out: Path, step: int | None, kind: str = "", dtype: str = "") -> Path:
+    """Exports a checkpoint of a run, on however many devices there are here. Raises UserError."""
+    config = ConfigDict(read_json(workdir / "config.json"))
+    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+    config.export.kind, config.export.dtype = kind or config.export.kind, dtype or config.export.dtype
+    check(config)
+    mesh = make_mesh(fsdp=jax.device_count())
+    config.prompts_per_iteration = mesh.size  # nothing is sampled
+    store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
+    steps = sorted(store.newest.all_steps())
+    step = step if step is not None else max(steps, default=None)
+    if step not in steps:
+        raise UserError(f"{workdir} keeps no checkpoint of iteration {step}; there are: {', '.join(map(str, steps)) or 'none'}")
+    dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
+    pipeline = pipelines.load(config.pipeline, dtype=dtypes, mesh=mesh, **network_options(config, mesh))
+    programs = Programs.build(config, pipeline, mesh)
+    base = pipeline.params.pop("transformer")
+    trained_dtype = np.float32 if programs.lora else dtype_of(config.train.param_dtype)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, trained_dtype), programs.trained_shapes)
+    state = jax.eval_shape(programs.updater.init, shapes)
+    state, _ = store.restore(step, checkpoint.abstract(state, programs.state_shardings))
+    weights = state.params if state.ema is None else state.ema
+    with jax.set_mesh(mesh):
+        return write(config, programs, weights, base if programs.lora else None, step, out)

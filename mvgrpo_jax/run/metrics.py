@@ -1,0 +1,60 @@
+"""Numbers of a run: metrics.jsonl (a line an iteration) and TensorBoard through clu."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel.hosts import is_chief
+
+
+def read(workdir: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl; a last line cut off by a kill is passed over. UserError when there is none."""
+    path = Path(workdir) / "metrics.jsonl"
+    if not path.exists():
+        raise UserError(f"{path} does not exist; expected the workdir of a run")
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class Writer:
+    """Appends to metrics.jsonl and TensorBoard. A continued run drops the lines that its checkpoint does not know. Of several
+    processes the first one writes; the others' writers do nothing."""
+
+    def __init__(self, workdir: Path, resumed_at: int):
+        self.writes = is_chief()
+        if not self.writes:
+            return
+        from clu import metric_writers
+
+        self.path = workdir / "metrics.jsonl"
+        kept = [r for r in read(workdir) if r["iteration"] < resumed_at] if self.path.exists() else []
+        self.file = self.path.open("w", encoding="utf-8")
+        for row in kept:
+            self._line(row)
+        self.board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+    def _line(self, row: dict) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+
+    def write(self, iteration: int, values: dict[str, float]) -> None:
+        """Not-a-number and infinities are written as null: JSON has no word for them."""
+        if not self.writes:
+            return
+        values = {k: float(v) for k, v in values.items()}
+        self._line({"iteration": iteration} | {k: v if math.isfinite(v) else None for k, v in values.items()})
+        self.board.write_scalars(iteration, values)
+
+    def close(self) -> None:
+        if not self.writes:
+            return
+        self.file.close()
+        self.board.flush()

@@ -1,0 +1,56 @@
+"""Placement rules: every parameter of every network has one, and mistakes are named."""
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models import clip, flux, t5, vae
+from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.parallel.mesh import check_batch, make_mesh
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        flux.flux(flux.FluxConfig()),
+        flux.flux(flux.FluxConfig(guidance_embeds=False)),
+        vae.vae(vae.VaeConfig()),
+        t5.t5(t5.T5Config()),
+        clip.clip_text(clip.TowerConfig()),
+        clip.clip(clip.ClipConfig(clip.TowerConfig(), clip.TowerConfig())),
+    ],
+    ids=["flux-dev", "flux-schnell", "vae", "t5-xxl", "clip-l", "clip"],
+)
+def test_full_size_networks_fit_a_mesh_of_eight(net):
+    mesh = make_mesh(2, 2, 2)
+    placed = rules.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
+    assert jax.tree.structure(placed) == jax.tree.structure(net.shapes)
+
+
+def test_flux_blocks_are_split_and_layers_are_not():
+    net = flux.flux(flux.FluxConfig())
+    placed = rules.parameter_shardings(net.shapes, make_mesh(1, 4, 2), tuple(net.stacks))
+    block = placed["single_transformer_blocks"]
+    assert block["attn"]["to_q"]["kernel"].spec == P(None, "fsdp", "tensor")
+    assert block["proj_out"]["kernel"].spec == P(None, "tensor", "fsdp")
+    assert placed["proj_out"]["kernel"].spec == P("fsdp", None)
+    large = [
+        leaf.size for leaf, s in zip(jax.tree.leaves(net.shapes), jax.tree.leaves(placed)) if s.spec == P() or not any(s.spec)
+    ]
+    assert sum(large) < 0.001 * sum(leaf.size for leaf in jax.tree.leaves(net.shapes))
+
+
+def test_mistakes_are_named():
+    mesh = make_mesh(1, 8, 1)
+    with pytest.raises(UserError, match="no sharding rule matches parameter a/strange/leaf"):
+        rules.parameter_spec("a/strange/leaf", (3,), mesh, False)
+    with pytest.raises(UserError, match=r"x_embedder/kernel \[12, 8\]: 12 does not divide into 8 parts"):
+        rules.parameter_spec("x_embedder/kernel", (12, 8), mesh, False)
+    with pytest.raises(UserError, match="needs 16 devices, there are 8"):
+        make_mesh(2, 8, 1)
+    with pytest.raises(UserError, match="only one mesh size may be -1"):
+        make_mesh(-1, -1, 1)
+    with pytest.raises(UserError, match="prompts_per_iteration is 6 and must divide"):
+        check_batch(6, "config.prompts_per_iteration", mesh)
+    assert make_mesh(2, -1, 1).shape == {"data": 2, "fsdp": 4, "tensor": 1}

@@ -1,0 +1,235 @@
+"""Ahead-of-time planning: collectives by hand, counts against the closed form, real compilers for a small config."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from mvgrpo_jax.configuration import arguments
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.planning import collectives, hardware
+
+HLO = """HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%body.1 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %g = (bf16[2,4]{1,0}, bf16[8,4]{1,0}) all-gather-start(%x), replica_groups=[1,4]<=[4], dimensions={0}
+  %r = f32[8,4]{1,0} all-reduce(%y), to_apply=%add
+  %w2 = (s32[], f32[8,4]) while(%t2), condition=%cond.2, body=%body.2
+}
+
+%body.2 (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %q = f32[2,4]{1,0} reduce-scatter(%y), dimensions={0}, to_apply=%add
+}
+
+%cond.2 (p: (s32[], f32[8,4])) -> pred[] {
+  %c = s32[] constant(5)
+  ROOT %l = pred[] compare(%i, %c), direction=LT
+}
+
+%cond.1 (p: (s32[], f32[8,4])) -> pred[] {
+  ROOT %l = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %w = (s32[], f32[8,4]) while(%t), condition=%cond.1, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
+  %last = f32[16]{0} all-to-all(%z)
+}
+"""
+
+
+def test_collectives_in_nested_loops():
+    """3 x (gather 8x4 bf16 + reduce 8x4 f32 twice + 5 x scatter 2x4 f32) + 16 f32."""
+    want = {"all-gather": 3 * 64, "all-reduce": 3 * 2 * 128, "reduce-scatter": 15 * 32, "all-to-all": 64}
+    assert collectives.count(HLO) == want
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("v7:2x2", "expected CHIP:SIZES with a chip of v5p"),
+        ("h200:8", "NODESxGPUS, for example h200:2x8"),
+        ("v5p", "expected CHIP:SIZES"),
+        ("h100:0x8", "expected CHIP:SIZES"),
+    ],
+)
+def test_unknown_topologies(text, message):
+    with pytest.raises(UserError, match=message):
+        hardware.parse(text)
+
+
+def test_overrides_are_typed_and_checked():
+    words = [
+        "--config.lora.rank=8",
+        "--config.algorithm.mvgrpo.trained_steps=(0, 2)",
+        "--config.algorithm.flow_grpo.global_std=false",
+    ]
+    config = arguments.from_arguments("configs/flux_nano.py", words)
+    assert (
+        config.lora.rank == 8
+        and config.algorithm.mvgrpo.trained_steps == (0, 2)
+        and config.algorithm.flow_grpo.global_std is False
+    )
+    for word, message in (
+        ("--config.lora.rnk=8", "Did you mean 'lora.rank'"),
+        ("--config.lora.rank=x", "expected int"),
+        ("--rank=8", "unknown argument '--rank=8'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            arguments.from_arguments("configs/flux_nano.py", [word])
+
+
+SMALL = [
+    "--config.prompts_per_iteration=4",
+    "--config.group_size=3",
+    "--config.views.count=1",
+    "--config.sampling.steps=3",
+    "--config.algorithm.mvgrpo.trained_steps=(0,)",
+]
+
+
+def plan(tmp_path, topology, *flags):
+    """(exit status, stdout, stderr, figures by program) of the command in a process of its own, as compilers need."""
+    path = tmp_path / "plan.json"
+    command = [
+        sys.executable,
+        "-m",
+        "mvgrpo_jax.plan",
+        "--config=configs/flux_nano.py",
+        f"--topology={topology}",
+        f"--json={path}",
+    ]
+    known = os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", "")  # libtpu refuses a flag that it lacks
+    done = subprocess.run([*command, *SMALL, *flags], capture_output=True, text=True, env=os.environ | {"XLA_FLAGS": known})
+    return done.returncode, done.stdout, done.stderr, json.loads(path.read_text()) if path.exists() else None
+
+
+def test_a_plan_for_gpus(tmp_path):
+    """cuDNN's kernel for four H200, fsdp; operations of rollout and update equal the closed form exactly."""
+    from mvgrpo_jax import pipelines
+    from mvgrpo_jax.models.flux import forward_flops
+
+    code, out, err, facts = plan(tmp_path, "h200:1x4", "--config.mesh.fsdp=4", "--config.train.dtype=bfloat16")
+    assert code == 0, err
+    assert "verdict: fits" in out and "attention cudnn" in out
+    programs = {p["name"]: p for p in facts["programs"]}
+    assert list(programs) == ["encode", "rollout", "decode", "update"]
+    pipeline = pipelines.describe("flux-nano")
+    one = forward_flops(pipeline.flux_config, 16, pipelines.text_length(pipeline))
+    assert programs["rollout"]["operations"] == 4 * (3 + 3 * 2) * one
+    assert 2.5 * one < programs["update"]["operations"] / (4 * 2) < 3.1 * one
+    # Weights are gathered once a step of the sampler (3 of the anchor, 2 of its tails) and activations never travel.
+    weights = 2 * sum(math.prod(x.shape) for x in jax.tree.leaves(pipeline.transformer.shapes))
+    assert 0.9 * 5 * weights < programs["rollout"]["collective"] < 1.2 * 5 * weights
+    assert programs["update"]["collective"] < 8 * weights  # gathered for forward, recomputation and backward; scattered
+    assert all(p["peak"] >= p["arguments"] + p["temporaries"] for p in programs.values())
+
+
+@pytest.mark.slow
+def test_a_plan_for_tpus(tmp_path):
+    """The Pallas kernel through libtpu for four v5e chips."""
+    code, out, err, facts = plan(tmp_path, "v5e:2x2", "--config.mesh.fsdp=4", "--config.train.dtype=bfloat16")
+    assert code == 0, err
+    assert "attention splash" in out and any(p["temporaries"] > 0 for p in facts["programs"])
+
+
+def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
+    """The order of remedies, and that the first one that fits is named."""
+    from mvgrpo_jax.planning import compilation
+    from tests.runs import small_config
+
+    config = small_config()
+    config.mesh.data = 2
+    seen = []
+
+    def measured(config, topology, only=()):
+        seen.append((config.train.remat, config.train.view_chunk, config.mesh.data))
+        if config.train.view_chunk and config.mesh.data > 1:
+            raise UserError("as of a setting that the mesh cannot take")
+        tight = config.mesh.data > 1
+        return [compilation.Cost("update", 1, 0, 0, 0, 10**12 if tight else 1, 0, 0, 0.0, 0.0)], None
+
+    monkeypatch.setattr(compilation, "measure", measured)
+    costs, _ = measured(config, "h200:1x8")
+    assert not compilation.fits(costs, hardware.CHIPS["h200"])
+    text, found = compilation.nearest(config, "h200:1x8", costs, hardware.CHIPS["h200"])
+    assert [c.peak for c in found] == [1]
+    assert seen[1:] == [("full", 0, 2), ("full", 1, 2), ("full", 1, 1)]
+    assert text.startswith("config.train.remat=full, config.train.view_chunk=1, config.mesh.data=1, config.mesh.fsdp=-1")
+
+
+@pytest.mark.slow
+def test_the_nearest_setting_is_found_by_compiling(tmp_path):
+    """The update of ten views at once is over the memory given; one after another it is not, says the compiler."""
+    script = """
+import dataclasses
+from mvgrpo_jax.configuration import arguments
+from mvgrpo_jax.planning import hardware
+hardware.prepare_environment()
+from mvgrpo_jax.planning import compilation
+words = ["prompts_per_iteration=128", "group_size=2", "views.count=9", "sampling.steps=2"]
+words += ["algorithm.mvgrpo.trained_steps=(0,)"]
+words += ["mesh.fsdp=4", "train.remat=full"]
+config = arguments.from_arguments("configs/flux_nano.py", [f"--config.{w}" for w in words])
+costs, _ = compilation.measure(config, "h200:1x4", ("update",))
+chip = dataclasses.replace(hardware.CHIPS["h200"], memory=costs[0].peak * 9 // 10, reserve=0)
+assert not compilation.fits(costs, chip)
+print(compilation.nearest(config, "h200:1x4", costs, chip)[0])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "config.train.view_chunk=1  (the last step: train.view_chunk=1)", done.stderr[-2000:]
+
+
+def test_programs_that_a_run_does_not_have(tmp_path):
+    code, out, err, _ = plan(tmp_path, "h200:1x4", "--program=updat")
+    assert code == 2 and "no program updat in this run; there are: encode, rollout, decode, update" in err
+
+
+def test_sampling_in_pieces_evaluates_the_model_as_often():
+    """The programs of a run whose captions come from a server: anchor and tails cost what the one rollout does."""
+    from mvgrpo_jax.planning import compilation, flops
+    from tests.runs import small_config
+
+    costs = {}
+    for enhancer in ("vlm", "offline"):
+        config = small_config()
+        config.views.enhancer = enhancer
+        plan = compilation.Plan(config, jax.devices()[:1])
+        with jax.set_mesh(plan.mesh):
+            table = plan.arguments()
+            costs[enhancer] = {n: calls * flops.count(f, *arguments) for n, (calls, f, arguments) in table.items()}
+    pieces, whole = costs["vlm"], costs["offline"]
+    assert list(pieces) == ["encode", "anchor", "tail 0", "tail 1", "decode", "update"]
+    assert pieces["anchor"] + pieces["tail 0"] + pieces["tail 1"] == whole["rollout"]
+    assert pieces["decode"] == whole["decode"] and pieces["update"] == whole["update"]
+
+
+@pytest.mark.parametrize("name", ["mvgrpo", "mixgrpo", "branchgrpo", "granular_grpo", "diffusion_nft", "adagrpo"])
+def test_every_kind_of_run_has_its_programs_planned(name):
+    """The abstract arguments of each program of a run fit it, and operations are counted, also where a window moves."""
+    from mvgrpo_jax.planning import compilation
+    from mvgrpo_jax.run import budget
+    from tests.runs import small_config
+
+    config = small_config()
+    config.algorithm.name, config.views.count = name, 1
+    config.algorithm.adagrpo.candidates = 2
+    config.train.minibatches = 2
+    plan = compilation.Plan(config, jax.devices()[:1])
+    with jax.set_mesh(plan.mesh):
+        table = plan.arguments()
+        counted = {n: plan.operations(n, *rest[1:]) for n, rest in table.items()}
+        for _, function, arguments in table.values():
+            jax.eval_shape(function, *arguments)
+    sampled = ("anchor", "finish") if name == "adagrpo" else ("rollout",)
+    expected = budget.of(config, plan.programs)
+    assert sum(counted[n] for n in sampled) == expected.sampled * expected.flops
+    ratios = name not in ("diffusion_nft", "adagrpo")  # the others compare with what was kept before two updates
+    assert ("old_densities" in table) == ratios and counted["update"] > 0

@@ -1,0 +1,350 @@
+"""Whole runs on the embedded pipeline: what they leave behind, resuming after a kill, and mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from mvgrpo_jax import export as export_command
+from mvgrpo_jax import pipelines, sample
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.run import checkpoint, export, loop, metrics
+from tests.processes import together
+from tests.runs import leaves, small_config
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(workdir, config) of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = small_config()
+    loop.train(config, workdir)
+    return workdir, config
+
+
+def test_what_a_run_leaves_behind(finished):
+    workdir, config = finished
+    rows = metrics.read(workdir)
+    assert [r["iteration"] for r in rows] == [0, 1, 2, 3, 4]
+    first = rows[0]
+    assert first["ratio/mean"] == 1.0 and first["ratio/first_update_error"] == 0.0 and first["drift/rollout"] < 1e-5
+    assert {
+        "reward/clip",
+        "reward/scene",
+        "time/rollout",
+        "time/iteration",
+        "grad_norm",
+        "clip/low",
+        "advantage/abs",
+    } <= first.keys()
+    assert [r["iteration"] for r in rows if "eval/scene" in r] == [0, 2, 4]
+    assert (workdir / "samples" / "000000.png").exists() and (workdir / "eval" / "000004.png").exists()
+    page = (workdir / "report.html").read_text()
+    assert "before and after" in page and "data:image/png;base64" in page
+    assert list((workdir / "tensorboard").iterdir())
+    assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+
+
+def test_diffusers_paints_the_trained_pipelines_pictures(finished, tmp_path):
+    from diffusers import FluxPipeline
+
+    folder = finished[0] / "pipeline"
+    before, after = pipelines.load("flux-nano"), pipelines.load(folder)
+    moved = [
+        np.abs(np.asarray(a, np.float32) - np.asarray(b, np.float32)).max()
+        for a, b in zip(jax.tree.leaves(before.params["transformer"]), jax.tree.leaves(after.params["transformer"]))
+    ]
+    assert max(moved) > 1e-4, "training changed nothing"
+    peer = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    peer.set_progress_bar_config(disable=True)
+    latents = np.random.default_rng(0).normal(size=(1, 16, 64)).astype(np.float32)
+    np.save(tmp_path / "latents.npy", latents)
+    prompt, length = "a large red circle center on a white background", pipelines.text_length(after)
+    with torch.no_grad():
+        want = peer(
+            prompt,
+            height=32,
+            width=32,
+            num_inference_steps=4,
+            guidance_scale=3.5,
+            max_sequence_length=length,
+            latents=torch.tensor(latents),
+            output_type="np",
+        ).images
+    flags = f"--pipeline {folder} --steps 4 --latents {tmp_path}/latents.npy --save-npy --out {tmp_path}".split()
+    sample.main([*flags, "--prompt", prompt])
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), want, atol=1e-3)
+
+
+def test_adapters_are_trained_exported_and_started_from(tmp_path):
+    """A LoRA run exports both layouts at its checkpoints and at its end; a run that starts from either file begins with the
+    pictures that the first one ended with; its state holds adapters only."""
+    first = small_config(iterations=2)
+    first.lora.update(rank=4, alpha=6.0)
+    first.optimizer.learning_rate, first.optimizer.warmup, first.ema.decay = 0.02, 0, 0.0
+    first.algorithm.mvgrpo.kl = 0.01
+    first.checkpoint.every, first.export.at_checkpoints = 1, True
+    folder = loop.train(first, tmp_path / "first")
+    assert folder == tmp_path / "first" / "lora" and (tmp_path / "first" / "exports" / "000001" / "lora").is_dir()
+    card = (folder / "README.md").read_text()
+    assert (
+        "after iteration 2" in card and "scene (weight 1.0)" in card and '"rank": 4' in card and "base_model: flux-nano" in card
+    )
+    rows = metrics.read(tmp_path / "first")
+    assert rows[0]["kl"] < 1e-9 < rows[1]["kl"] and rows[0]["ratio/mean"] == 1.0
+    end = np.load(tmp_path / "first" / "eval" / "000002.npy").astype(int)
+    assert np.abs(end - np.load(tmp_path / "first" / "eval" / "000000.npy")).max() > 3, "training changed no picture"
+    again = tmp_path / "again"
+    export_command.main(["--workdir", str(tmp_path / "first"), "--out", str(again), "--step", "1"])
+    for file in ("pytorch_lora_weights.safetensors", "kohya.safetensors"):
+        kept = tmp_path / "first" / "exports" / "000001" / "lora" / file
+        assert (again / "lora" / file).read_bytes() == kept.read_bytes()
+    with pytest.raises(UserError, match="keeps no checkpoint of iteration 7; there are: 1, 2"):
+        export.from_checkpoint(tmp_path / "first", again, 7)
+    for layout in ("pytorch_lora_weights", "kohya"):
+        second = small_config(iterations=1)
+        second.lora.update(rank=5, alpha=2.0, start=str(folder / f"{layout}.safetensors"))
+        second.export.kind = "pipeline"
+        merged = loop.train(second, tmp_path / layout)
+        begin = np.load(tmp_path / layout / "eval" / "000000.npy").astype(int)
+        assert np.abs(begin - end).max() <= 1
+    assert pipelines.load(merged).flux_config == pipelines.load("flux-nano").flux_config
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "README.md").write_text("---\nlicense: other\nlicense_name: some-licence\n---\n# Base\n")
+    assert export.licence(tmp_path / "base") == ["license: other", "license_name: some-licence"]
+
+
+TOGETHER = """
+import os, sys
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+from mvgrpo_jax.run import loop
+from tests.runs import small_config
+config = small_config(iterations=2)
+config.mesh.fsdp = 2
+loop.train(config, sys.argv[3])
+"""
+
+
+def test_a_run_of_two_processes_is_the_run_of_one(finished, tmp_path, capsys):
+    """Parameters and prompts split over both for two iterations, then gone on with by one. One of them writes and prints."""
+    one, config = finished
+    outputs = together(TOGETHER, str(tmp_path / "two"))
+    assert "samples" in outputs[0][0] and all(line.startswith("[Gloo]") for line in outputs[1][0].splitlines())
+    for name in ("pipeline/model_index.json", "report.html", "eval/000002.png", "samples/000000.png"):
+        assert (tmp_path / "two" / name).exists(), name
+    capsys.readouterr()
+    loop.train(config, tmp_path / "two")
+    assert "going on from iteration 2" in capsys.readouterr().out
+    rows = metrics.read(one), metrics.read(tmp_path / "two")
+    assert [r["iteration"] for r in rows[1]] == [0, 1, 2, 3, 4]
+    for single, both in zip(*rows, strict=True):
+        for key in ("reward/scene", "reward_views/scene", "loss", "grad_norm", "advantage/abs"):
+            near = 2e-4 if key == "loss" else 1e-5  # at ratio 1 the loss is the mean advantage, nothing but rounding
+            assert single.get(key, 0.0) == pytest.approx(both.get(key, 0.0), rel=2e-3, abs=near), key
+
+
+def test_a_run_on_a_mesh_is_the_run_on_one_device(finished, tmp_path):
+    """fsdp 2 x tensor 2, three held-out prompts that do not divide: rewards, evaluation and loss agree to rounding."""
+    config = small_config(iterations=2)
+    config.mesh.update(fsdp=2, tensor=2)
+    loop.train(config, tmp_path)
+    one, four = metrics.read(finished[0]), metrics.read(tmp_path)
+    assert [r["iteration"] for r in four] == [0, 1, 2] and "eval/scene" in four[2]
+    for single, both in zip(one, four):
+        for key in ("reward/scene", "eval/scene", "loss", "grad_norm", "advantage/abs"):
+            if both["iteration"] == config.iterations and not key.startswith("eval/"):
+                assert key not in both  # the longer run goes on training here
+                continue
+            assert (key in single) == (key in both)
+            assert single.get(key, 0.0) == pytest.approx(both.get(key, 0.0), rel=1e-3, abs=1e-5), key
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"lora.start": "/nowhere.safetensors", "lora.rank": 2}, "no such file"),
+        ({"lora.start": "/nowhere.safetensors"}, "config.lora.rank is 0"),
+        ({"export.kind": "lora"}, "no adapters are trained"),
+        ({"export.kind": "folder"}, "config.export.kind must be one of"),
+        ({"export.dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"lora.rank": 2, "lora.targets": ("blocks",)}, "matches no layer"),
+    ],
+)
+def test_adapter_settings_that_cannot_work(tmp_path, changes, message):
+    config = small_config()
+    for key, value in changes.items():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        loop.train(config, tmp_path)
+
+
+def command(workdir, *flags: str) -> list[str]:
+    base = ["--config=configs/flux_nano.py", f"--workdir={workdir}", "--compilation_cache=" + str(ROOT / ".cache" / "jax")]
+    return [sys.executable, "-m", "mvgrpo_jax.main", *base, *flags]
+
+
+SMALL = [
+    "--config.iterations=4",
+    "--config.prompts_per_iteration=2",
+    "--config.group_size=3",
+    "--config.views.count=2",
+    "--config.sampling.steps=4",
+    "--config.algorithm.mvgrpo.trained_steps=(0,1)",
+    "--config.eval.every=2",
+    "--config.eval.steps=2",
+    "--config.prompts.eval_count=3",
+    "--config.checkpoint.every=2",
+    "--config.ema.decay=0.5",
+    "--config.optimizer.learning_rate=1e-3",
+    "--config.rewards.clip=1.0",
+]
+
+
+def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path):
+    """SIGKILL after the checkpoint of iteration 2, then the same command again: the end is the uninterrupted run's."""
+    whole, config = finished
+    workdir = tmp_path / "killed"
+    environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
+    process = subprocess.Popen(command(workdir, *SMALL), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.time() + 400
+    while not (workdir / "checkpoints" / "2").exists() and time.time() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert (workdir / "checkpoints" / "2").exists(), errors
+    if process.returncode == 0:
+        pytest.fail("the run ended before it could be killed: give it more iterations")
+    assert not (workdir / "pipeline" / "model_index.json").exists()
+
+    again = subprocess.run(command(workdir, *SMALL), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert again.returncode == 0, again.stderr
+    assert "going on from iteration 2" in again.stdout
+    want, want_data = leaves(whole, 4, config)
+    got, got_data = leaves(workdir, 4, config)
+    assert got_data["stream"] == want_data["stream"]
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    numbers = lambda rows: [{k: v for k, v in r.items() if not k.startswith("time/") and not k.endswith("_s")} for r in rows]
+    assert numbers(metrics.read(workdir)) == numbers(metrics.read(whole))
+
+
+def test_another_config_in_the_workdir_is_refused(finished):
+    workdir, _ = finished
+    with pytest.raises(UserError, match="holds another run:\n  optimizer.learning_rate: 0.001 there, 0.01 now"):
+        checkpoint.claim(workdir, json.loads(small_config(optimizer={"learning_rate": 1e-2}).to_json_best_effort()))
+    with pytest.raises(UserError, match="new_key: not set there, 1 now"):
+        checkpoint.claim(workdir, json.loads(small_config().to_json_best_effort()) | {"new_key": 1})
+    for same in (small_config(iterations=9), small_config()):  # a longer run is the same run
+        with checkpoint.claim(workdir, json.loads(same.to_json_best_effort())):
+            pass
+
+
+def test_a_second_process_in_the_workdir_is_refused(tmp_path):
+    hold = "import sys, pathlib; from mvgrpo_jax.run.checkpoint import hold; held = hold(pathlib.Path(sys.argv[1])); "
+    first = [sys.executable, "-c", hold + "print('held', flush=True); sys.stdin.read()", str(tmp_path)]
+    with subprocess.Popen(first, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {owner.pid} on .* is training in {tmp_path}; two would overwrite"):
+            checkpoint.claim(tmp_path, {"a": 1})
+        owner.kill()  # a lock does not outlive its process, however it ended
+        owner.wait()
+    with checkpoint.claim(tmp_path, {"a": 1}):
+        pass
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        (["--config.grop_size=4"], "unknown config key 'grop_size'. Did you mean 'group_size'?"),
+        (["--config.optimizer.lerning_rate=1"], "Did you mean 'optimizer.learning_rate'?"),
+        (["--config.iterations=many"], "--config.iterations=many: expected int (default 60)"),
+        (["--config.prompts.train=/nowhere.txt"], "/nowhere.txt does not exist"),
+        (["--config.algorithm.name=mvgrp"], "Did you mean 'mvgrpo'?"),
+    ],
+)
+def test_mistakes_in_the_command_line(tmp_path, flags, expected):
+    result = subprocess.run(command(tmp_path / "run", *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and expected in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_empty_prompt_file(tmp_path):
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(UserError, match="empty.txt is empty"):
+        loop.Run(small_config(prompts={"train": str(tmp_path / "empty.txt")}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"rewards": {"scene": 0.0, "clip": 0.0}}, "gives every judge the weight 0"),
+        ({"eval": {"judge": "clop"}}, "eval.judge 'clop' is not among"),
+        ({"prompts_per_iteration": 9999}, "only 128 training prompts"),
+        ({"image": {"height": 30}}, "multiples of 8"),
+        ({"train": {"update_per": "epoch"}}, "'iteration' or 'timestep'"),
+    ],
+)
+def test_configs_that_cannot_run(tmp_path, changes, expected):
+    with pytest.raises(UserError, match=expected):
+        loop.Run(small_config(**changes), tmp_path)
+
+
+def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):
+    from mvgrpo_jax.rewards import SceneReward
+
+    def broken(self, images, captions):
+        out = np.ones((len(captions), *images.shape[:3]), np.float32)
+        if images.shape[1] > 1:  # in training, not in the evaluation
+            out[0, 1, 0, 0] = np.nan
+        return out
+
+    monkeypatch.setattr(SceneReward, "score", broken)
+    with pytest.raises(UserError, match=r"iteration 0: reward scene not finite \(1 of .* caption '"):
+        loop.train(small_config(), tmp_path / "run")
+
+
+def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):
+    original = loop.Run.prepare
+
+    def poisoned(self, iteration, *rest):
+        batch, log, shown = original(self, iteration, *rest)
+        if iteration == 3:
+            batch = batch._replace(advantage=batch.advantage.at[0, 0, 0, 0].set(np.nan))
+        return batch, log, shown
+
+    monkeypatch.setattr(loop.Run, "prepare", poisoned)
+    workdir = tmp_path / "run"
+    with pytest.raises(UserError, match="iteration 3: the loss is not finite .*last checkpoint is intact"):
+        loop.train(small_config(), workdir)
+    assert checkpoint.Checkpoints(workdir, 3).latest() == 2
+    monkeypatch.undo()
+    loop.train(small_config(), workdir)
+    want, got = leaves(finished[0], 4, finished[1])[0], leaves(workdir, 4, finished[1])[0]
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_a_full_disk_at_checkpoint_time(tmp_path):
+    """Files may not grow beyond 2 MB: the checkpoint cannot be written, the message says so, nothing half-written counts."""
+    workdir = tmp_path / "run"
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)); sys.argv = ['main', *sys.argv[1:]]; "
+    limited += "from mvgrpo_jax.main import main; main()"
+    flags = [f for f in command(workdir, *SMALL)[3:] if not f.startswith("--compilation_cache")]
+    result = subprocess.run([sys.executable, "-c", limited, *flags], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert result.returncode == 2 and "could not be written" in result.stderr and "free some space" in result.stderr, (
+        result.stderr
+    )
+    assert checkpoint.Checkpoints(workdir, 3).latest() is None
