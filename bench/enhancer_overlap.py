@@ -48,12 +48,12 @@ def config_for(url: str, overlap: bool, options):
 def measure(config, iterations: int) -> tuple[float, float, float]:
     """Seconds of an iteration, of its sampling, and of the wait that was not hidden: medians after one to warm up."""
     with tempfile.TemporaryDirectory() as folder:
-        run = train.Run(config, Path(folder))
+        run = loop.Run(config, Path(folder))
         with jax.set_mesh(run.mesh):
             state = run.programs.init(run.initial)
             rows = []
             for i in range(iterations + 1):
-                began, clock = time.perf_counter(), train.Clock()
+                began, clock = time.perf_counter(), loop.Clock()
                 prompts = [str(p) for p in next(run.stream)]
                 batch, log, _ = run.prepare(i, state.params, prompts, clock)
                 state, history = run.update(state, batch)
