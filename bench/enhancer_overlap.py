@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs import flux_nano  # noqa: E402
 from mvgrpo_jax.nano.world import captions, scene  # noqa: E402
+from mvgrpo_jax.run import loop  # noqa: E402
 from tests.services.faults import FaultServer, completion, http  # noqa: E402
 
 
