@@ -7,6 +7,7 @@ import optax
 
 from mvgrpo_jax.core import objectives, policy, rollout, schedules, sde, update
 from mvgrpo_jax.core.graph import RolloutGraph
+from mvgrpo_jax.core.microbatches import cut
 from mvgrpo_jax.core.structs import Batch, Condition
 from mvgrpo_jax.models import flux
 
@@ -73,6 +74,17 @@ def draw(up: update.Updater, params: dict, graph: RolloutGraph, views: int, prom
         advantage=jnp.broadcast_to(advantage, shape),
         weight=jnp.full(shape, 1.0 / views),
     )
+
+
+def gradients(up: update.Updater, params, batch: Batch, *, frozen=None, sampler=None, reference=None):
+    """(loss, gradient, metrics) of a whole batch, as one optimiser step sees them."""
+
+    @jax.jit
+    def run(params, frozen, sampler, reference, batch):
+        return up.gradients(params, frozen, sampler, reference, cut(batch, up.counts(batch)), up.scale(batch))
+
+    loss, grads, metrics = run(params, frozen, sampler, reference, batch)
+    return loss, grads, {name: metric.value() for name, metric in metrics.items()}
 
 
 def close(got, want, tolerance: float) -> None:

@@ -30,9 +30,9 @@ DEFAULTS = options(
 def choose(keep: float):
     def run(scores, memory):
         mean, var, seen = memory.T
-        share = np.where(seen > 0, keep, 0.0)
-        mean = share * mean + (1 - share) * scores.mean(1)
-        var = share * var + (1 - share) * scores.var(1)
+        old = np.where(seen > 0, keep, 0.0)
+        mean = old * mean + (1 - old) * scores.mean(1)
+        var = old * var + (1 - old) * scores.var(1)
         kept = np.abs(scores - mean[:, None]).argmin(1)
         return kept, np.stack([mean, var, seen + 1], axis=1).astype(np.float32)
 

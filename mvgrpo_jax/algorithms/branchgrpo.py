@@ -68,8 +68,8 @@ def make(config, o):
         kept = []
         for depth, nodes in enumerate(graph.draws):
             if depth not in pruned:
-                whole = jnp.broadcast_to(jnp.arange(nodes), (prompts, nodes))
-                kept.append(first_edge[depth] + (leaves if nodes == group else whole))
+                all_nodes = jnp.broadcast_to(jnp.arange(nodes), (prompts, nodes))
+                kept.append(first_edge[depth] + (leaves if nodes == group else all_nodes))
         edges = jnp.concatenate(kept, axis=1)
         count = edges.shape[1]
         filled = jnp.concatenate([edges, jnp.repeat(edges[:, -1:], -count % group, axis=1)], axis=1)
@@ -77,7 +77,7 @@ def make(config, o):
         transitions, advantage = selection.take(trajectory.transitions, advantage, filled.reshape(shape))
         real = jnp.arange(filled.shape[1]) < count
         weight = jnp.broadcast_to(real * (filled.shape[1] / count), filled.shape).reshape(shape)
-        return selection.Chosen(transitions, advantage, weight)
+        return selection.Selection(transitions, advantage, weight)
 
     def advantage(rewards, trajectory, memory):
         log_prob = trajectory.transitions.log_prob

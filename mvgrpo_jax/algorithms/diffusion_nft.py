@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
 from mvgrpo_jax.core import objectives, sde, solvers
 from mvgrpo_jax.core.graph import deterministic
-from mvgrpo_jax.core.selection import Chosen
+from mvgrpo_jax.core.selection import Selection
 from mvgrpo_jax.core.structs import Steps, Transitions
 
 DEFAULTS = options(
@@ -61,7 +61,7 @@ def make(config, o):
         x_t = (1.0 - column) * x0 + column * jax.random.normal(for_noise, x0.shape)
         still = Steps(t, t, jnp.zeros_like(t), jnp.ones_like(t))
         spread = jnp.broadcast_to(advantage, (advantage.shape[0], *shape))
-        return Chosen(Transitions(x_t, x0, jnp.zeros(shape), still), spread, jnp.ones(shape))
+        return Selection(Transitions(x_t, x0, jnp.zeros(shape), still), spread, jnp.ones(shape))
 
     return Algorithm(
         graph=deterministic(steps, config.group_size, o.solver),

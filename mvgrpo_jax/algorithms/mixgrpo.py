@@ -28,28 +28,28 @@ DEFAULTS = options(
 )
 
 
-def dwells(o, places: int) -> list[int]:
+def dwells(o, starts: int) -> list[int]:
     """Iterations that the window stays at each start; all of 'decay' and 'exp_decay' are at least 1."""
     if o.movement == "progressive":
-        return [o.dwell] * places
+        return [o.dwell] * starts
     if o.movement == "decay":
-        return [max(round(o.dwell_first + (1 - o.dwell_first) * i / max(places - 1, 1)), 1) for i in range(places)]
-    return [max(round(o.dwell * math.exp(-o.decay_rate * max(i - o.decay_after, 0))), 1) for i in range(places)]
+        return [max(round(o.dwell_first + (1 - o.dwell_first) * i / max(starts - 1, 1)), 1) for i in range(starts)]
+    return [max(round(o.dwell * math.exp(-o.decay_rate * max(i - o.decay_after, 0))), 1) for i in range(starts)]
 
 
 def make(config, o):
     steps, size = config.sampling.steps, min(o.size, config.sampling.steps - 1)
-    places = steps - size + 1
+    starts = steps - size + 1
     if o.movement not in ("progressive", "random", "decay", "exp_decay", "fixed"):
         raise ValueError(f"unknown movement {o.movement!r}; there are: progressive, random, decay, exp_decay, fixed")
-    stays = np.cumsum(dwells(o, places))
+    stays = np.cumsum(dwells(o, starts))
     kernel = sde.kernel(o.kernel)
 
     def schedule(iteration):
         if o.movement == "fixed":
             return Moment()
         if o.movement == "random":
-            return Moment(int(np.random.default_rng([config.seed, iteration]).integers(places)))
+            return Moment(int(np.random.default_rng([config.seed, iteration]).integers(starts)))
         return Moment(int(np.searchsorted(stays, iteration % stays[-1], side="right")))
 
     return Algorithm(

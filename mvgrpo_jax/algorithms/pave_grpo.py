@@ -31,7 +31,7 @@ def make(config, o):
     trained = tuple(o.trained_steps) or scaled((0, 2, 4, 6), 16, steps)
     kernel = sde.kernel(o.kernel)
 
-    def transition(field, kernel, x_t, steps):
+    def substeps(field, kernel, x_t, steps):
         v = field(x_t, steps.s)
         ends = {1: (x_t, v, steps.s, steps.g)}
         at = {n: x_t + v * ((steps.s_next - steps.s) / n)[..., None, None] for n in cuts}  # after the first substep
@@ -43,10 +43,9 @@ def make(config, o):
                 if j == n - 1:
                     ends[n] = (at[n], velocity, start, kernel.level(start, steps.s_next, o.eta))
                 at[n] = at[n] + velocity * ((steps.s_next - steps.s) / n)[..., None, None]
-        column = lambda a: a[..., None, None]
-        paths = (ends[n] for n in (1, *cuts))
-        found = [kernel.moments(x, u, column(s), column(steps.s_next), column(g)) for x, u, s, g in paths]
-        return jnp.stack([m for m, _ in found]), jnp.stack([d[..., 0, 0] for _, d in found]), v
+        wide = lambda a: a[..., None, None]
+        moments = [kernel.moments(x, u, wide(s), wide(steps.s_next), wide(g)) for x, u, s, g in (ends[n] for n in (1, *cuts))]
+        return jnp.stack([mean for mean, _ in moments]), jnp.stack([std[..., 0, 0] for _, std in moments]), v
 
     return Algorithm(
         graph=shared_anchor(steps, trained, config.group_size),
@@ -58,7 +57,7 @@ def make(config, o):
             clip=o.clip,
             surrogate=objectives.clipped_surrogate if o.clipped else objectives.plain_surrogate,
             on_policy=not o.clipped,
-            transition=transition,
+            move=substeps,
             paths=(1.0, *[1.0 / len(cuts)] * len(cuts)),
             evaluations=1 + sum(n - 1 for n in cuts),
             kl=o.kl,

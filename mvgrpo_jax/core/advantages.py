@@ -45,21 +45,21 @@ def batch_deviation(reward: jax.Array) -> jax.Array:
 def combine(
     rewards: dict[str, jax.Array],
     weights: dict[str, float],
-    how: str,
+    method: str,
     advantage: Callable[[jax.Array], jax.Array] = group_advantage,
 ) -> jax.Array:
     """One advantage from several rewards.
 
-    how 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
+    method 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
     rewards are weighted and summed, then normalised (Flow-GRPO); 'whitened': as 'advantages', then divided by the deviation
     of the whole batch (Flow-Factory's gdpo).
     """
-    if how in ("advantages", "whitened"):
+    if method in ("advantages", "whitened"):
         total = sum(weights[name] * advantage(r) for name, r in rewards.items())
-        return total / (batch_deviation(total) + 1e-4) if how == "whitened" else total
-    if how == "rewards":
+        return total / (batch_deviation(total) + 1e-4) if method == "whitened" else total
+    if method == "rewards":
         return advantage(sum(weights[name] * r for name, r in rewards.items()))
-    raise ValueError(f"unknown way to combine rewards {how!r}; there are: advantages, rewards, whitened")
+    raise ValueError(f"unknown way to combine rewards {method!r}; there are: advantages, rewards, whitened")
 
 
 def tree_advantage(reward: jax.Array, log_prob: jax.Array, graph: RolloutGraph, *, fusion: float = 0.0, **options) -> jax.Array:
@@ -75,8 +75,8 @@ def tree_advantage(reward: jax.Array, log_prob: jax.Array, graph: RolloutGraph, 
     depths = []
     for nodes, end in zip(graph.draws[::-1], ends[::-1]):
         below = (nodes, graph.group // nodes)
-        share = jax.nn.softmax(fusion * path.reshape(-1, 1, *below), axis=-1)
-        fused = (reward.reshape(*reward.shape[:-1], *below) * share).sum(-1)
+        of_leaf = jax.nn.softmax(fusion * path.reshape(-1, 1, *below), axis=-1)
+        fused = (reward.reshape(*reward.shape[:-1], *below) * of_leaf).sum(-1)
         depths.append(group_advantage(fused, **options))
         path = path + jnp.repeat(edges[:, end - nodes : end], below[1], axis=1)
     return in_blocks(graph, jnp.concatenate(depths[::-1], axis=-1)[..., 0, :])

@@ -15,11 +15,34 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Steps start .. stop - 1. fan: successors that each lane draws at the last of them."""
+    """Steps start .. stop - 1 of a graph that is not displaced. fan: successors that each lane draws at the last of them.
+    grows: whether a displacement makes it longer; else it moves as a whole."""
 
     start: int
     stop: int
     fan: int = 1
+    grows: bool = False
+
+    def first(self, shift):
+        """The step at which it begins when the graph is displaced by `shift`, which may be traced."""
+        return self.start if self.grows else self.start + shift
+
+    def count(self, shift):
+        """How many steps it then has."""
+        return self.stop - self.start + (shift if self.grows else 0)
+
+    def last(self, shift):
+        """Its last step then, at which lanes fan out."""
+        return self.first(shift) + self.count(shift) - 1
+
+    @property
+    def walked(self) -> range:
+        """Its steps, not displaced, but for one at which lanes fan out: each lane makes one of these by itself."""
+        return range(self.start, self.stop - (self.fan > 1))
+
+    def recorded(self, trained: tuple[int, ...]) -> np.ndarray:
+        """Which of the trained steps are among those walked."""
+        return np.asarray([k for k in trained if k in self.walked], int)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +107,11 @@ class RolloutGraph:
         """Recorded draws at each trained step: G, fewer where a tree has not yet grown to its leaves."""
         if self.anchor:
             return (self.group,) * len(self.trained)
-        found = {}
+        draws_at = {}
         for lanes, segment in zip(self.lanes(), self.segments):
             for k in range(segment.start, segment.stop):
-                found[k] = lanes * (segment.fan if k == segment.stop - 1 else 1)
-        return tuple(found[k] for k in self.trained)
+                draws_at[k] = lanes * (segment.fan if k == segment.stop - 1 else 1)
+        return tuple(draws_at[k] for k in self.trained)
 
     @property
     def states(self) -> int:
@@ -112,8 +135,8 @@ class RolloutGraph:
                 len(self.finish(k, stride)) - 1 for k in self.trained for stride in self.strides
             )
         lanes, moved = self.lanes(), shift if self.moving else 0
-        walked = sum(n * (s.stop - s.start) for n, s in zip(lanes, self.segments))
-        return walked + (lanes[0] * moved if self.segments else 0) + lanes[-1] * self.tail_steps(shift)
+        walked = sum(n * segment.count(moved) for n, segment in zip(lanes, self.segments))
+        return walked + lanes[-1] * self.tail_steps(shift)
 
     @property
     def evaluations(self) -> int:
@@ -194,7 +217,7 @@ def window(
         parts = [(0, start, 1), (start, stop, 1)]
     # Of a window that moves, the first segment stays although it may be empty where the window starts.
     kept = [p for p in parts if p[0] < p[1] or (moving and p is parts[0])]
-    segments = tuple(Segment(*p) for p in kept)
+    segments = tuple(Segment(*p, grows=p is kept[0]) for p in kept)
     noises = 1 if same_noise else group
     noisy = tuple(range(start, stop))
     return RolloutGraph(steps, group, trained, segments, noisy, noises=noises, tail=tail, solver=solver, moving=moving)
@@ -233,22 +256,22 @@ def deterministic(steps: int, group: int, solver: str = "euler") -> RolloutGraph
 
 def scaled(published: tuple[int, ...], of: int, steps: int) -> tuple[int, ...]:
     """Step indices given for a grid of `of` steps, at the same shares of a grid of `steps`; the last step is left out."""
-    places = sorted({min(k * steps // of, steps - 2) for k in published})
-    return tuple(k for k in places if k >= 0)
+    steps_there = sorted({min(k * steps // of, steps - 2) for k in published})
+    return tuple(k for k in steps_there if k >= 0)
 
 
 def factors(number: int, count: int) -> tuple[int, ...]:
     """The prime factors of a number, ascending; the smallest ones multiplied where there are more than `count`."""
-    found, prime = [], 2
+    primes, prime = [], 2
     while number > 1:
         if number % prime:
             prime += 1
         else:
-            found.append(prime)
+            primes.append(prime)
             number //= prime
-    while len(found) > count:
-        found = sorted([found[0] * found[1], *found[2:]])
-    return tuple(found)
+    while len(primes) > count:
+        primes = sorted([primes[0] * primes[1], *primes[2:]])
+    return tuple(primes)
 
 
 def _check(steps: int, trained: tuple[int, ...], group: int) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mvgrpo_jax.core.reductions import Max, Mean, Metric, Min
 from mvgrpo_jax.core.rollout import log_density
 from mvgrpo_jax.core.sde import Kernel
 from mvgrpo_jax.core.structs import Density, Steps
@@ -29,10 +30,13 @@ class Fields(NamedTuple):
     reference: Field | None
 
 
-class Example(NamedTuple):
-    """Transitions under one view: x_t [P, M, L, C], x_next [P, G, L, C], steps [P, M], advantage [P, G]; the densities of the
-    rollout's parameters, log_prob [P, Q, G] and mean [P, Q, M, L, C] (or None); the rollout's log_prob [P, G] under the prompt,
-    and whether this view is the prompt."""
+class Transition(NamedTuple):
+    """One step of every prompt and draw, as an objective sees it under one view.
+
+    x_t: [P, M, L, C]; x_next: [P, G, L, C]; steps: [P, M]; advantage: [P, G]. old: densities of the rollout's parameters under
+    this view, log_prob [P, Q, G] and mean [P, Q, M, L, C] (or None); None where they are the trained parameters' own.
+    recorded: the rollout's log_prob [P, G], under the prompt. is_prompt: bool, whether this view is the prompt.
+    """
 
     x_t: jax.Array
     x_next: jax.Array
@@ -45,16 +49,15 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """loss(fields, example) -> (loss [P, G], metrics). Metrics are arrays whose names begin with how they are reduced:
-    mean/, min/ or max/; those with mean/ have the loss's shape.
+    """loss(fields, transition) -> (loss [P, G], metrics by name); a Mean has one value a draw, [P, G].
 
-    density(field, example): what the ratio compares; None for a loss without one. keeps_mean: whether the ratio needs the old
-    mean beside the old log-probability. reference: whether the loss needs the initial parameters. evaluations: of the network
+    density(field, transition): what the ratio compares; None for a loss without one. keeps_mean: whether the ratio needs the
+    old mean beside the old log-probability. reference: whether the loss needs the initial parameters. evaluations: of the network
     for each state, with gradient and without.
     """
 
-    loss: Callable[[Fields, Example], tuple[jax.Array, dict[str, jax.Array]]]
-    density: Callable[[Field, Example], Density] | None = None
+    loss: Callable[[Fields, Transition], tuple[jax.Array, dict[str, Metric]]]
+    density: Callable[[Field, Transition], Density] | None = None
     keeps_mean: bool = False
     reference: bool = False
     evaluations: tuple[int, int] = (1, 0)
@@ -70,10 +73,10 @@ def direct(field: Field, kernel: Kernel, x_t, steps: Steps) -> tuple[jax.Array, 
     return mean[None], (std[..., 0, 0] * steps.stretch)[None], v
 
 
-def density(field: Field, example: Example, kernel: Kernel, transition=direct) -> Density:
-    """The density of x_next on every path of `transition`."""
-    mean, std, v = transition(field, kernel, example.x_t, example.steps)
-    log_prob = jax.vmap(lambda m, d: log_density(kernel, example.x_next, m, d))(mean, std)
+def density(field: Field, transition: Transition, kernel: Kernel, move=direct) -> Density:
+    """The density of x_next on every path of `move`."""
+    mean, std, v = move(field, kernel, transition.x_t, transition.steps)
+    log_prob = jax.vmap(lambda m, d: log_density(kernel, transition.x_next, m, d))(mean, std)
     return Density(log_prob, mean, std, v)
 
 
@@ -125,7 +128,7 @@ def policy_gradient(
     surrogate: Callable = clipped_surrogate,
     ratio: Callable = likelihood_ratio,
     keeps_mean: bool = False,
-    transition: Callable = direct,
+    move: Callable = direct,
     paths: tuple[float, ...] = (1.0,),
     evaluations: int = 1,
     on_policy: bool = False,
@@ -134,36 +137,38 @@ def policy_gradient(
 ) -> Objective:
     """sum_q paths[q] surrogate(ratio_q, A) + kl D(new || reference), one value per draw.
 
-    keeps_mean: whether `ratio` needs the old mean. paths: the weight of each path of `transition`, which makes
-    so many evaluations for each state. on_policy: the ratio's denominator is always its own numerator without
+    keeps_mean: whether `ratio` needs the old mean. paths: the weight of each path of `move`, which makes so many
+    evaluations for each state. on_policy: the ratio's denominator is always its own numerator without
     gradient. kl: weight of the divergence, a name of DIVERGENCES.
     """
     if divergence not in DIVERGENCES:
         raise ValueError(f"unknown divergence {divergence!r}; there are: {', '.join(DIVERGENCES)}")
-    judge = lambda field, example: density(field, example, kernel, transition)
 
-    def loss(fields: Fields, example: Example):
-        new = judge(fields.trained, example)
-        if on_policy or example.old is None:
+    def judge(field: Field, transition: Transition) -> Density:
+        return density(field, transition, kernel, move)
+
+    def loss(fields: Fields, transition: Transition):
+        new = judge(fields.trained, transition)
+        if on_policy or transition.old is None:
             old_log_prob, old_mean = jax.lax.stop_gradient((new.log_prob, new.mean))
         else:
-            old_log_prob, old_mean = (a if a is None else jnp.moveaxis(a, 1, 0) for a in example.old)
+            old_log_prob, old_mean = (a if a is None else jnp.moveaxis(a, 1, 0) for a in transition.old)
         r = ratio(new, old_log_prob, old_mean)  # [Q, P, G]
-        value = sum(w * s for w, s in zip(paths, surrogate(r, example.advantage, clip), strict=True))
+        value = sum(w * s for w, s in zip(paths, surrogate(r, transition.advantage, clip), strict=True))
         away = jnp.zeros_like(value)
         if kl:
-            per_state = DIVERGENCES[divergence](new, judge(fields.reference, example), example.steps)
+            per_state = DIVERGENCES[divergence](new, judge(fields.reference, transition), transition.steps)
             away = jnp.repeat(per_state, value.shape[1] // per_state.shape[1], axis=1)
-        drift = jnp.abs(new.log_prob[0] - example.recorded)
+        drift = jnp.abs(new.log_prob[0] - transition.recorded)
         low, high = (r < 1.0 - clip).mean(0), (r > 1.0 + clip).mean(0)
         return value + kl * away, {
-            "mean/ratio/mean": r.mean(0),
-            "min/ratio/min": r.min(),
-            "max/ratio/max": r.max(),
-            "mean/clip/low": low,
-            "mean/clip/high": high,
-            "mean/kl": away,
-            "max/drift/rollout": jnp.where(example.is_prompt, drift.max(), 0.0),
+            "ratio/mean": Mean.of(r.mean(0)),
+            "ratio/min": Min(r.min()),
+            "ratio/max": Max(r.max()),
+            "clip/low": Mean.of(low),
+            "clip/high": Mean.of(high),
+            "kl": Mean.of(away),
+            "drift/rollout": Max(jnp.where(transition.is_prompt, drift.max(), 0.0)),
         }
 
     return Objective(loss, None if on_policy else judge, keeps_mean, bool(kl), (evaluations, evaluations if kl else 0))
@@ -180,36 +185,40 @@ def nft(*, beta: float, bound: float, kl: float) -> Objective:
         l+- = mean (x0+- - x0)^2 / max(mean |x0+- - x0| without gradient, 1e-5).
     """
 
-    def loss(fields: Fields, example: Example):
-        t, x0 = example.steps.s[..., None, None], example.x_next
-        v = fields.trained(example.x_t, example.steps.s)
-        v_old = fields.sampler(example.x_t, example.steps.s)
+    def loss(fields: Fields, transition: Transition):
+        t, x0 = transition.steps.s[..., None, None], transition.x_next
+        v = fields.trained(transition.x_t, transition.steps.s)
+        v_old = fields.sampler(transition.x_t, transition.steps.s)
 
         def distance(velocity):
-            error = example.x_t - t * velocity - x0
+            error = transition.x_t - t * velocity - x0
             size = jnp.maximum(jnp.mean(jnp.abs(jax.lax.stop_gradient(error)), (-2, -1)), 1e-5)
             return jnp.mean(error**2, (-2, -1)) / size
 
         positive, negative = beta * v + (1.0 - beta) * v_old, (1.0 + beta) * v_old - beta * v
-        wanted = jnp.clip(example.advantage / (2.0 * bound) + 0.5, 0.0, 1.0)
+        wanted = jnp.clip(transition.advantage / (2.0 * bound) + 0.5, 0.0, 1.0)
         value = bound * (wanted * distance(positive) + (1.0 - wanted) * distance(negative)) / beta
         away = jnp.zeros_like(value)
         if kl:
-            away = jnp.mean((v - fields.reference(example.x_t, example.steps.s)) ** 2, (-2, -1))
+            away = jnp.mean((v - fields.reference(transition.x_t, transition.steps.s)) ** 2, (-2, -1))
         moved = jnp.mean((v - v_old) ** 2, (-2, -1))
-        return value + kl * away, {"mean/kl": away, "mean/drift/velocity": moved, "mean/optimality": wanted}
+        return value + kl * away, {
+            "kl": Mean.of(away),
+            "drift/velocity": Mean.of(moved),
+            "optimality": Mean.of(wanted),
+        }
 
     return Objective(loss, reference=bool(kl), evaluations=(1, 2 if kl else 1))
 
 
-def view_weights(active: jax.Array, how: str) -> jax.Array:
+def view_weights(active: jax.Array, aggregate: str) -> jax.Array:
     """The weight of each view in the multi-view objective (MV-GRPO, arXiv 2603.12648, w_k).
 
     active: bool [V, ...], False where a caption is missing. 'mean': 1 / (number of active views); 'sum': 1 each.
     """
     active = active.astype(jnp.float32)
-    if how == "mean":
+    if aggregate == "mean":
         return active / jnp.maximum(active.sum(0), 1.0)
-    if how == "sum":
+    if aggregate == "sum":
         return active
-    raise ValueError(f"unknown aggregation of views {how!r}; there are: mean, sum")
+    raise ValueError(f"unknown aggregation of views {aggregate!r}; there are: mean, sum")

@@ -29,8 +29,8 @@ class Grid(NamedTuple):
 
 def grid_of(graph: RolloutGraph, sigmas: np.ndarray, g: np.ndarray, shift: int | jax.Array = 0) -> Grid:
     """The steps of a graph displaced by `shift`: no noise outside its noisy steps."""
-    places = jnp.zeros(graph.steps, bool).at[np.asarray(graph.noisy, int) + shift].set(True)
-    return Grid(jnp.asarray(sigmas, jnp.float32), jnp.where(places, jnp.asarray(g, jnp.float32), 0.0))
+    is_noisy = jnp.zeros(graph.steps, bool).at[np.asarray(graph.noisy, int) + shift].set(True)
+    return Grid(jnp.asarray(sigmas, jnp.float32), jnp.where(is_noisy, jnp.asarray(g, jnp.float32), 0.0))
 
 
 def normals(key: jax.Array) -> Noise:
@@ -91,18 +91,16 @@ def rollout(
         return trajectory._replace(x0=finish(velocity, graph, sigmas, trajectory.x0)), end
     grid = grid_of(graph, sigmas, g, shift)
     moved = shift if graph.moving else 0
-    trained, lanes, recorded = np.asarray(graph.trained, int), start, []
-    for number, segment in enumerate(graph.segments):
-        first = segment.start + (moved if number else 0)
-        count = segment.stop - segment.start + (0 if number else moved)
-        inner = range(segment.start, segment.stop - (segment.fan > 1))
-        keep = trained[np.isin(trained, inner)]
-        source = noise if set(inner) & set(graph.noisy) else None
-        lanes, (x_t, v), record = walk(velocity, kernel, grid, lanes, first, count, keep, moved, source)
+    lanes, recorded = start, []
+    for segment in graph.segments:
+        keep = segment.recorded(graph.trained)
+        source = noise if set(segment.walked) & set(graph.noisy) else None
+        steps = (segment.first(moved), segment.count(moved))
+        lanes, (x_t, v), record = walk(velocity, kernel, grid, lanes, *steps, keep, moved, source)
         if len(keep):
             recorded.append(record)
         if segment.fan > 1:
-            lanes = _draw(kernel, grid, x_t, v, first + count - 1, segment.fan, graph.fan_scale, noise)
+            lanes = _draw(kernel, grid, x_t, v, segment.last(moved), segment.fan, graph.fan_scale, noise)
             recorded.append((x_t[:, None], v[:, None], lanes[:, None]))
     x0 = _tail(velocity, graph, grid, lanes, moved)
     final = x0.reshape(x0.shape[0], 1, graph.group, *x0.shape[2:])
@@ -160,13 +158,13 @@ def _tail(velocity, graph: RolloutGraph, grid: Grid, x: jax.Array, moved) -> jax
     left = graph.steps - first
     if graph.tail == 1.0:
         count = left
-        places = jnp.minimum(first + jnp.arange(graph.steps + 1), graph.steps)
-        points = grid.sigmas[places]
+        indices = jnp.minimum(first + jnp.arange(graph.steps + 1), graph.steps)
+        points = grid.sigmas[indices]
     else:
-        whole = jnp.asarray([max(int(n * graph.tail + 1e-9), 1) for n in range(graph.steps + 1)])
-        count = graph.tail_steps(moved) if isinstance(moved, int) else whole[left]
-        places = jnp.minimum(first + jnp.arange(graph.steps + 1) * (left / count), graph.steps)
-        points = jnp.interp(places, jnp.arange(graph.steps + 1), grid.sigmas)
+        steps_of = jnp.asarray([max(int(n * graph.tail + 1e-9), 1) for n in range(graph.steps + 1)])
+        count = graph.tail_steps(moved) if isinstance(moved, int) else steps_of[left]
+        indices = jnp.minimum(first + jnp.arange(graph.steps + 1) * (left / count), graph.steps)
+        points = jnp.interp(indices, jnp.arange(graph.steps + 1), grid.sigmas)
     return solvers.solve(velocity, solvers.solver(graph.solver), x, points, count)
 
 
@@ -185,8 +183,8 @@ def _gather(graph: RolloutGraph, kernel: Kernel, grid: Grid, recorded: list, mov
     edges: tuple[list, list, list] = ([], [], [])
     for x_t, v, x_next in recorded:
         each = x_next.shape[2] // x_t.shape[2]
-        for found, a in zip(edges, (jnp.repeat(x_t, each, 2), jnp.repeat(v, each, 2), x_next)):
-            found.append(a.reshape(a.shape[0], -1, *a.shape[3:]))
+        for part, a in zip(edges, (jnp.repeat(x_t, each, 2), jnp.repeat(v, each, 2), x_next)):
+            part.append(a.reshape(a.shape[0], -1, *a.shape[3:]))
     index = in_blocks(graph, np.repeat(trained, graph.draws))
 
     def cut(parts):
@@ -221,5 +219,5 @@ def log_density(kernel: Kernel, x_next: jax.Array, mean: jax.Array, std: jax.Arr
     """[..., G] of x_next [..., G, L, C] under mean [..., M, L, C] and std [..., M]; draw i left state i // (G / M)."""
     states, draws = mean.shape[-3], x_next.shape[-3]
     apart = x_next.reshape(*x_next.shape[:-3], states, draws // states, *x_next.shape[-2:])
-    found = kernel.log_prob(apart, mean[..., None, :, :], std[..., None, None, None])
-    return found.reshape(*found.shape[:-2], draws)
+    log_prob = kernel.log_prob(apart, mean[..., None, :, :], std[..., None, None, None])
+    return log_prob.reshape(*log_prob.shape[:-2], draws)

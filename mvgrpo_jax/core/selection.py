@@ -12,7 +12,7 @@ import numpy as np
 from mvgrpo_jax.core.structs import Steps, Trajectory, Transitions
 
 
-class Chosen(NamedTuple):
+class Selection(NamedTuple):
     """Transitions with the advantage [V, P, B, G] and the weight [P, B, G] of each draw; weights are 1 on average unless an
     algorithm says otherwise."""
 
@@ -21,9 +21,9 @@ class Chosen(NamedTuple):
     weight: jax.Array
 
 
-# select(key, trajectory, advantage [V, P, R or B, G], stage, sigmas [N + 1]) -> Chosen. stage: static, what changes between
+# select(key, trajectory, advantage [V, P, R or B, G], stage, sigmas [N + 1]) -> Selection. stage: static, what changes between
 # iterations.
-Select = Callable[[jax.Array, Trajectory, jax.Array, Hashable, np.ndarray], Chosen]
+Select = Callable[[jax.Array, Trajectory, jax.Array, Hashable, np.ndarray], Selection]
 # weigh(steps [P, B, M]) -> weight of each state's draws, of the same shape
 Weigh = Callable[[Steps], jax.Array]
 
@@ -45,7 +45,7 @@ def everything(weigh: Weigh = equally) -> Select:
         del key, stage, sigmas
         t = trajectory.transitions
         shape = (*advantage.shape[:2], *t.log_prob.shape[1:])
-        return Chosen(t, jnp.broadcast_to(advantage, shape), of_draws(weigh(t.steps), shape[-1]))
+        return Selection(t, jnp.broadcast_to(advantage, shape), of_draws(weigh(t.steps), shape[-1]))
 
     return select
 
@@ -60,7 +60,7 @@ def some_steps(count: int) -> Select:
         edges = order.reshape(prompts, draws, count).swapaxes(1, 2) * draws + jnp.arange(draws)  # [P, count, G]
         spread = jnp.broadcast_to(advantage, (*advantage.shape[:2], steps, draws))
         t, advantage = take(trajectory.transitions, spread, edges)
-        return Chosen(t, advantage, jnp.ones_like(t.log_prob))
+        return Selection(t, advantage, jnp.ones_like(t.log_prob))
 
     return select
 
@@ -73,14 +73,16 @@ def take(transitions: Transitions, advantage: jax.Array, edges: jax.Array) -> tu
     def pick(a, axis=1):  # [..., P, B, G, ...] -> [..., P, B', G', ...]
         flat = a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
         index = flat_edges.reshape(*[1] * (axis - 1), *flat_edges.shape, *[1] * (flat.ndim - axis - 1))
-        found = jnp.take_along_axis(flat, index, axis=axis)
-        return found.reshape(*a.shape[:axis], *edges.shape[1:], *a.shape[axis + 2 :])
+        picked = jnp.take_along_axis(flat, index, axis=axis)
+        return picked.reshape(*a.shape[:axis], *edges.shape[1:], *a.shape[axis + 2 :])
 
-    own = lambda a: pick(jnp.repeat(a, draws // a.shape[2], axis=2))
+    def of_its_state(a):
+        return pick(jnp.repeat(a, draws // a.shape[2], axis=2))
+
     chosen = Transitions(
-        x_t=own(transitions.x_t),
+        x_t=of_its_state(transitions.x_t),
         x_next=pick(transitions.x_next),
         log_prob=pick(transitions.log_prob),
-        steps=Steps(*(own(a) for a in transitions.steps)),
+        steps=Steps(*(of_its_state(a) for a in transitions.steps)),
     )
     return chosen, pick(advantage, axis=2)

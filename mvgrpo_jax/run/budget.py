@@ -11,7 +11,7 @@ import numpy as np
 
 from mvgrpo_jax import algorithms
 from mvgrpo_jax.core import rollout
-from mvgrpo_jax.core.selection import Chosen
+from mvgrpo_jax.core.selection import Selection
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.planning import hardware
 from mvgrpo_jax.run.programs import Programs, needs_old
@@ -130,7 +130,7 @@ def of(config, programs: Programs, iteration: int = 0) -> Budget:
     )
 
 
-def selected(config, programs: Programs, stage) -> Chosen:
+def selected(config, programs: Programs, stage) -> Selection:
     """What an update trains on, for its shapes: the examples of a rollout of nothing."""
     graph, prompts, kernel = programs.algorithm.graph, config.prompts_per_iteration, programs.algorithm.kernel
     key, start = jax.random.key(0), jnp.zeros((prompts, graph.noises, *programs.latent_shape))

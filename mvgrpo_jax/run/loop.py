@@ -24,9 +24,9 @@ from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import budget, checkpoint, evaluation, export, metrics, pictures, report
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.programs import (
-    EXAMPLES,
     ROLLOUT_NOISE,
     ROLLOUT_STEPS,
+    SELECTION,
     Programs,
     dtype_of,
     needs_old,
@@ -115,8 +115,8 @@ class Run:
             views = self.text.encode_views(captions)
         active = np.asarray([[[t is not None for t in p] for p in view] for view in captions])
         trained = {n: jnp.asarray(scores[n]) for n in self.weights}
-        key = programs.key(iteration, EXAMPLES)
-        chosen = programs.examples(key, trajectory, trained, self.memory, moment.stage)
+        key = programs.key(iteration, SELECTION)
+        chosen = programs.select(key, trajectory, trained, self.memory, moment.stage)
         view_weight = objectives.view_weights(active, self.config.views.aggregate)[..., None]  # [V, P, R, 1]
         batch = Batch(
             transitions=chosen.transitions,

@@ -32,7 +32,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Pixels of a prompt that are decoded at once: 12 pictures of 512 x 512.
 DECODED = 12 * 512 * 512
 # What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
-ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, EXAMPLES = range(5)
+ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, SELECTION = range(5)
 
 
 def dtype_of(name: str) -> jnp.dtype:
@@ -277,14 +277,14 @@ class Programs:
         return jax.jit(lambda tree, rows: jax.tree.map(lambda a: a[rows], tree), out_shardings=self.batch())
 
     @cached_property
-    def examples(self):
-        """(key, Trajectory, {judge: reward [V, P, R, S]}, memory, stage (static)) -> Chosen."""
+    def select(self):
+        """(key, Trajectory, {judge: reward [V, P, R, S]}, memory, stage (static)) -> Selection."""
 
-        def run(key, trajectory: Trajectory, rewards, memory, stage) -> selection.Chosen:
+        def run(key, trajectory: Trajectory, rewards, memory, stage) -> selection.Selection:
             advantage = self.algorithm.advantage(rewards, trajectory, memory)
             return self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
 
-        where = selection.Chosen(self.batch(), self.batch(1), self.batch())
+        where = selection.Selection(self.batch(), self.batch(1), self.batch())
         return jax.jit(run, static_argnums=4, out_shardings=where)
 
     @cached_property

@@ -113,11 +113,9 @@ def run(config, *, views=1, iteration=0, off_policy=0.0, memory=None, clip=None)
     moved = {n: (a + off_policy * rng.normal(size=a.shape)).astype(np.float32) for n, a in params.items()}
     if off_policy and algorithm.objective.density:
         batch = batch._replace(old=jax.jit(up.old_densities)(params, batch))
-    sizes = up.sizes(batch)
-    numbers = jnp.arange(sizes.blocks * sizes.block)
     reference = plain.weights(1) if algorithm.objective.reference else None
     sampler = params if algorithm.follow else None
-    loss, grads, metrics = jax.jit(up.gradients)(moved, None, sampler, reference, batch, numbers)
+    loss, grads, metrics = tiny.gradients(up, moved, batch, sampler=sampler, reference=reference)
     return Run(
         algorithm,
         config,

@@ -36,3 +36,15 @@ def test_trained_steps_must_be_on_the_grid(trained):
 def test_a_group_of_one_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         shared_anchor(4, (0,), 1)
+
+
+def test_bounds_of_segments():
+    """A window of 2 in 6 steps, displaced by 3: the ODE before it grows, the window moves as a whole."""
+    before, inside = window(6, 0, 2, 4, moving=True).segments
+    assert [(s.first(3), s.count(3), s.last(3)) for s in (before, inside)] == [(0, 3, 2), (3, 2, 4)]
+    assert [(s.first(0), s.count(0)) for s in (before, inside)] == [(0, 0), (0, 2)]
+    assert list(inside.walked) == [0, 1] and list(inside.recorded((1, 4))) == [1] and not len(before.recorded((0, 1)))
+    fanning, rest = window(6, 1, 4, 4, same_noise=True).segments
+    assert (fanning.start, fanning.stop, fanning.fan) == (0, 2, 4) and list(fanning.walked) == [0]
+    assert fanning.last(0) == 1 and list(fanning.recorded((1, 2, 3))) == [] and list(rest.recorded((1, 2, 3))) == [2, 3]
+    assert (fanning.first(2), fanning.count(2), fanning.last(2), rest.first(2)) == (0, 4, 3, 4)

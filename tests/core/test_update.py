@@ -29,12 +29,6 @@ def shared():
     return up, params, tiny.draw(up, params, PLAN, views=3)
 
 
-def gradients(up, params, batch):
-    sizes = up.sizes(batch)
-    numbers = jnp.arange(sizes.blocks * sizes.block)
-    return jax.jit(up.gradients)(params, None, None, None, batch, numbers)
-
-
 def plain_gradient(up, params, graph, batch, old, clip):
     """(loss, gradient) of the objective as printed: a sum over views, prompts, steps and samples, a model call each."""
     trajectory, sigmas = batch.transitions, schedules.static(graph.steps, 3.0)
@@ -78,10 +72,10 @@ def test_gradient_equals_a_loop_without_sharing(graph, clip):
     if clip > 1e-4:  # away from the rollout's parameters, so that ratios differ from 1 and some are clipped
         batch = batch._replace(old=jax.jit(up.old_densities)(params, batch))
         params = jax.tree.map(lambda x: x + 0.05 * jnp.sin(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
-    loss, grads, metrics = gradients(up, params, batch)
+    loss, grads, metrics = tiny.gradients(up, params, batch)
     want_loss, want = plain_gradient(up, params, graph, batch, batch.old and batch.old.log_prob, clip)
     if clip > 1e-4:
-        assert metrics["sum/clip/low"].sum() > 0 and metrics["sum/clip/high"].sum() > 0
+        assert metrics["clip/low"] > 0 and metrics["clip/high"] > 0
     np.testing.assert_allclose(loss, want_loss, rtol=1e-4, atol=1e-6)
     tiny.close(grads, want, 2e-4)
 
@@ -122,8 +116,8 @@ def test_no_further_view_is_single_view_grpo(shared):
     active = np.zeros((3, 2, 2), bool)
     active[0] = True
     masked = batch._replace(weight=batch.weight * 0 + objectives.view_weights(active, "mean")[..., None])
-    one, want, _ = gradients(up, params, alone)
-    two, got, _ = gradients(up, params, masked)
+    one, want, _ = tiny.gradients(up, params, alone)
+    two, got, _ = tiny.gradients(up, params, masked)
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-8)
     tiny.close(got, want, 1e-5)
 
@@ -133,9 +127,9 @@ def test_a_view_of_equal_rewards_contributes_nothing(shared):
     reward = jax.random.normal(jax.random.key(0), batch.advantage.shape).at[1].set(0.1)
     advantage = advantages.group_advantage(reward)
     np.testing.assert_array_equal(advantage[1], 0.0)
-    _, got, _ = gradients(up, params, batch._replace(advantage=advantage))
+    _, got, _ = tiny.gradients(up, params, batch._replace(advantage=advantage))
     without = batch._replace(advantage=advantage, weight=batch.weight.at[1].set(0.0))
-    _, want, _ = gradients(up, params, without)
+    _, want, _ = tiny.gradients(up, params, without)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(got))
     tiny.close(got, want, 1e-6)
 
@@ -164,9 +158,9 @@ def test_unshared_states_cost_one_evaluation_per_sample():
 @pytest.mark.parametrize("chunks", [{"view_chunk": 1}, {"prompt_chunk": 1}, {"view_chunk": 3, "prompt_chunk": 1}])
 def test_accumulating_over_chunks_changes_nothing(shared, chunks):
     up, params, batch = shared
-    loss, want, _ = gradients(up, params, batch)
+    loss, want, _ = tiny.gradients(up, params, batch)
     chunked = dataclasses.replace(up, **chunks)
-    got_loss, got, _ = gradients(chunked, params, batch)
+    got_loss, got, _ = tiny.gradients(chunked, params, batch)
     np.testing.assert_allclose(got_loss, loss, rtol=1e-4, atol=1e-7)
     tiny.close(got, want, 1e-5)
 
@@ -174,9 +168,9 @@ def test_accumulating_over_chunks_changes_nothing(shared, chunks):
 def test_states_of_a_step_in_chunks_change_nothing():
     up, params = tiny.updater()
     batch = tiny.draw(up, params, window(4, 0, 4, 4, trained=(0, 1)), views=2)
-    loss, want, _ = gradients(up, params, batch)
+    loss, want, _ = tiny.gradients(up, params, batch)
     for size in (1, 2):
-        got_loss, got, _ = gradients(dataclasses.replace(up, state_chunk=size, view_chunk=1), params, batch)
+        got_loss, got, _ = tiny.gradients(dataclasses.replace(up, state_chunk=size, view_chunk=1), params, batch)
         np.testing.assert_allclose(got_loss, loss, rtol=1e-4, atol=1e-7)
         tiny.close(got, want, 1e-5)
 
@@ -205,13 +199,13 @@ def test_minibatches_are_updates_of_their_own_prompts(shared):
     tiny.close(state.params, want.params, 1e-5)
     np.testing.assert_allclose(metrics["loss"], (first["loss"] + second["loss"]) / 2, rtol=1e-3, atol=1e-6)
     with pytest.raises(UserError, match="minibatches 3 must divide the number of prompts of an iteration, 4"):
-        dataclasses.replace(up, minibatches=3).sizes(batch)
+        dataclasses.replace(up, minibatches=3).counts(batch)
 
 
 def test_a_chunk_that_does_not_divide_is_a_clear_error(shared):
     up, params, batch = shared
     with pytest.raises(UserError, match="view_chunk 2 must divide the number of views, 3"):
-        dataclasses.replace(up, view_chunk=2).sizes(batch)
+        dataclasses.replace(up, view_chunk=2).counts(batch)
 
 
 def test_an_optimiser_step_for_each_trained_step(shared):

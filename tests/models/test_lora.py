@@ -54,19 +54,18 @@ def test_the_update_trains_adapters_alone(setting):
     moments = [x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim]
     assert sorted(moments) == sorted([x.shape for x in jax.tree.leaves(random)] * 2)
     reference = jax.tree.map(jnp.zeros_like, random)  # the base policy: zero adapters, no second copy of the base
-    numbers = jnp.arange(2)
-    _, grads, metrics = jax.jit(tuned.gradients)(random, params, None, reference, batch, numbers)
+    _, grads, metrics = tiny.gradients(tuned, random, batch, frozen=params, reference=reference)
     assert jax.tree.structure(grads) == jax.tree.structure(random)
     whole = dataclasses.replace(up)
     merged = lora.merge(params, random, CONFIG)
-    _, full, _ = jax.jit(whole.gradients)(merged, None, None, params, batch, numbers)
+    _, full, _ = tiny.gradients(whole, merged, batch, reference=params)
     node, inner = full["proj_out"]["kernel"], random["proj_out"]
     scale = CONFIG.scale(3)
     want = {"lora_a": scale * node @ inner["lora_b"].T, "lora_b": scale * inner["lora_a"].T @ node}
     tiny.close(grads["proj_out"], want, 1e-4)
     new, _ = jax.jit(tuned.update)(state, reference, batch, params)
     assert jax.tree.structure(new.params) == jax.tree.structure(random)
-    assert float(metrics["sum/kl"].sum()) > 0
+    assert float(metrics["kl"]) > 0
 
 
 def test_full_size_targets():
