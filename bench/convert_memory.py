@@ -75,7 +75,7 @@ def place(work: Path) -> None:
     from mvgrpo_jax.convert.weights import import_params
     from mvgrpo_jax.models import flux
     from mvgrpo_jax.parallel.mesh import make_mesh
-    from mvgrpo_jax.pipelines import places
+    from mvgrpo_jax.pipelines import placements
 
     net = flux.flux(flux.FluxConfig())
     mesh = make_mesh(fsdp=8)
@@ -87,7 +87,7 @@ def place(work: Path) -> None:
         jax.block_until_ready(array)
         return None
 
-    import_params(net, work / "transformer", sharding=places(net, mesh), keep=keep)
+    import_params(net, work / "transformer", sharding=placements(net, mesh), keep=keep)
     print(json.dumps({"largest_leaf": largest}))
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs import flux_nano  # noqa: E402
 from mvgrpo_jax.nano.world import captions, scene  # noqa: E402
-from mvgrpo_jax.run import loop  # noqa: E402
+from mvgrpo_jax.run import iteration as stages  # noqa: E402
+from mvgrpo_jax.run.build import build  # noqa: E402
+from mvgrpo_jax.run.metrics import Clock  # noqa: E402
+from mvgrpo_jax.run.prompts import stream  # noqa: E402
 from tests.services.faults import FaultServer, completion, http  # noqa: E402
 
 
@@ -48,20 +50,24 @@ def config_for(url: str, overlap: bool, options):
 
 def measure(config, iterations: int) -> tuple[float, float, float]:
     """Seconds of an iteration, of its sampling, and of the wait that was not hidden: medians after one to warm up."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = loop.Run(config, Path(folder))
-        with jax.set_mesh(run.mesh):
-            state = run.programs.init(run.initial)
-            rows = []
-            for i in range(iterations + 1):
-                began, clock = time.perf_counter(), loop.Clock()
-                prompts = [str(p) for p in next(run.stream)]
-                batch, log, _ = run.prepare(i, state.params, prompts, clock)
-                state, history = run.update(state, batch)
-                jax.block_until_ready((state, history))
-                sampling = clock.spent["time/rollout"] + clock.spent.get("time/decode", 0.0)
-                rows.append((time.perf_counter() - began, sampling, log["enhancer/wait_s"]))
-        run.enhancer.close()
+    run, initial = build(config)
+    batches = stream(run.prompts, config.prompts_per_iteration, config.seed)
+    with jax.set_mesh(run.mesh):
+        state = run.programs.init(initial)
+        rows = []
+        for i in range(iterations + 1):
+            began, clock = time.perf_counter(), Clock()
+            prompts = [str(p) for p in next(batches)]
+            samples = stages.sample(run, i, state.params, prompts, None, clock)
+            views = stages.caption(samples, clock)
+            scores = stages.score(run, i, samples, views, clock)
+            batch = stages.make_batch(run, i, samples, views, scores, clock)
+            state, history = stages.update(run, state, batch, i)
+            jax.block_until_ready((state, history))
+            sampling = clock.spent["time/rollout"] + clock.spent.get("time/decode", 0.0)
+            log = stages.summarise(run, i, views, scores, batch)
+            rows.append((time.perf_counter() - began, sampling, log["enhancer/wait_s"]))
+    run.close()
     return tuple(float(x) for x in np.median(rows[1:], axis=0))
 
 

@@ -52,8 +52,8 @@ class Objective:
     """loss(fields, transition) -> (loss [P, G], metrics by name); a Mean has one value a draw, [P, G].
 
     density(field, transition): what the ratio compares; None for a loss without one. keeps_mean: whether the ratio needs the
-    old mean beside the old log-probability. reference: whether the loss needs the initial parameters. evaluations: of the network
-    for each state, with gradient and without.
+    old mean beside the old log-probability. reference: whether the loss needs the initial parameters. evaluations: of the
+    network for each state, with gradient and without.
     """
 
     loss: Callable[[Fields, Transition], tuple[jax.Array, dict[str, Metric]]]

@@ -13,6 +13,9 @@ from typing import NamedTuple
 
 import jax
 
+# captions[v][p][r]: the text of view v for prompt p at branch r; None where a view is missing.
+Captions = list[list[list[str | None]]]
+
 
 class Condition(NamedTuple):
     """Encoded text. txt: [..., S, D] (T5); pooled: [..., E] (CLIP)."""

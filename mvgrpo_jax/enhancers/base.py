@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mvgrpo_jax.rewards.base import Captions
+from mvgrpo_jax.core.structs import Captions
 
 
 class Session(Protocol):

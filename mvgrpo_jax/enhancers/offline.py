@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz import fuzz
 
+from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.enhancers.rewriters import OPERATIONS, Rewriter
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.rewards.base import Captions
 from mvgrpo_jax.services import Failure
 
 ATTEMPTS = 30  # tries for one caption before the prompt is given up as exhausted

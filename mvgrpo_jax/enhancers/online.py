@@ -19,10 +19,10 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.enhancers.perspectives import Perspective
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import exchange
-from mvgrpo_jax.rewards.base import Captions
 from mvgrpo_jax.services import Failure, Rejected, Worker
 
 MISSING = ("mask", "offline", "stop")

@@ -9,8 +9,9 @@ from mvgrpo_jax.pipelines.flux import (
     decode,
     describe,
     load,
-    places,
+    placements,
     published,
+    read,
     save,
 )
 from mvgrpo_jax.pipelines.text import encode, shorten, text_length, tokenize
@@ -25,8 +26,9 @@ __all__ = [
     "describe",
     "encode",
     "load",
-    "places",
+    "placements",
     "published",
+    "read",
     "save",
     "shorten",
     "text_length",

@@ -90,7 +90,7 @@ def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[in
     return jnp.clip(image / 2 + 0.5, 0.0, 1.0).reshape(*lead, *image.shape[1:])
 
 
-def places(net: Network, mesh):
+def placements(net: Network, mesh):
     """sharding(path): where each parameter of a network lives on the mesh."""
     shardings = rules.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
 
@@ -164,12 +164,17 @@ def load(folder: str | Path, *, dtype=None, mesh=None, **options) -> Pipeline:
     rules.PARAMETERS as they are read. options: of models.flux.flux. Raises UserError.
     """
     pipeline = describe(folder, **options)
+    read(pipeline, dtype=dtype, mesh=mesh)
+    return pipeline
+
+
+def read(pipeline: Pipeline, *, dtype=None, mesh=None) -> None:
+    """Fills a described pipeline with its folder's weights; dtype and mesh as in `load`. Raises UserError."""
     for name in WEIGHTS:
         net = getattr(pipeline, name)
         kind = dtype.get(name) if isinstance(dtype, dict) else dtype
-        where = places(net, mesh) if mesh else None
-        pipeline.params[name] = import_params(net, pipeline.folder / name, dtype=kind, sharding=where)
-    return pipeline
+        placement = placements(net, mesh) if mesh else None
+        pipeline.params[name] = import_params(net, pipeline.folder / name, dtype=kind, sharding=placement)
 
 
 def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None = None, *, dtype=None) -> None:

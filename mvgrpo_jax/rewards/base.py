@@ -6,8 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-# captions[v][p][r]: the text of view v for prompt p at branch r; None where a view is missing.
-Captions = list[list[list[str | None]]]
+from mvgrpo_jax.core.structs import Captions
 
 
 class Reward(Protocol):

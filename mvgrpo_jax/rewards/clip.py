@@ -10,8 +10,8 @@ import numpy as np
 
 from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.convert.files import read_json
+from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.models import clip
-from mvgrpo_jax.rewards.base import Captions
 
 EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "clip-nano"
 

@@ -6,10 +6,10 @@ import functools
 
 import numpy as np
 
+from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.nano.world import captions as words
 from mvgrpo_jax.nano.world import vision
 from mvgrpo_jax.nano.world.score import score_reading
-from mvgrpo_jax.rewards.base import Captions
 
 read = functools.lru_cache(maxsize=65536)(words.read)
 

@@ -98,7 +98,7 @@ def peak_flops(device) -> tuple[float, str]:
 def of(config, programs: Programs, iteration: int = 0) -> Budget:
     """The budget of an iteration."""
     graph, objective = programs.algorithm.graph, programs.algorithm.objective
-    prompts, count = config.prompts_per_iteration, algorithms.captions(config) + 1
+    prompts, count = config.prompts_per_iteration, views(config)
     chooser, moment = programs.algorithm.chooser, programs.algorithm.schedule(iteration)
     drawn = graph.evaluations_at(moment.shift) * prompts
     if chooser:
@@ -130,8 +130,13 @@ def of(config, programs: Programs, iteration: int = 0) -> Budget:
     )
 
 
+def views(config) -> int:
+    """V: the prompt and its captions."""
+    return algorithms.captions(config) + 1
+
+
 def selected(config, programs: Programs, stage) -> Selection:
-    """What an update trains on, for its shapes: the examples of a rollout of nothing."""
+    """What an update trains on, for its shapes: the selection from a rollout of nothing."""
     graph, prompts, kernel = programs.algorithm.graph, config.prompts_per_iteration, programs.algorithm.kernel
     key, start = jax.random.key(0), jnp.zeros((prompts, graph.noises, *programs.latent_shape))
     trajectory, _ = rollout.rollout(lambda x, s: x, graph, kernel, programs.sigmas, programs.g, start, rollout.normals(key))

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax import pipelines
-from mvgrpo_jax.core.structs import Condition
+from mvgrpo_jax.core.structs import Captions, Condition
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.pipelines.store import Store, encoder_identity
-from mvgrpo_jax.rewards.base import Captions
 from mvgrpo_jax.run.programs import Programs
 
 ENCODERS = ("text_encoder", "text_encoder_2")

@@ -16,24 +16,29 @@ from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import FileEnhancer
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run import checkpoint, loop
+from mvgrpo_jax.models.module import Params
+from mvgrpo_jax.run import checkpoint
+from mvgrpo_jax.run.build import Run, build
+from mvgrpo_jax.run.iteration import begin_captions, draw
+from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
+from mvgrpo_jax.run.prompts import stream
 
 FIELDS = ("kind", "iteration", "prompt", "step", "sample", "view", "drift")
 
 
-def restored(run: loop.Run, workdir: Path):
+def restored(run: Run, initial: Params, workdir: Path) -> Params:
     """The parameters that the newest checkpoint of a run samples with."""
     store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep) if (workdir / "checkpoints").is_dir() else None
     step = store.latest() if store else None
     if step is None:
         raise UserError(f"--checkpoint {workdir}: holds no checkpoint; give the --workdir of a run")
-    shapes = jax.eval_shape(run.programs.updater.init, run.initial)
+    shapes = jax.eval_shape(run.programs.updater.init, initial)
     state, _ = store.restore(step, checkpoint.abstract(shapes, run.programs.state_shardings))
     return sampler_of(state)
 
 
-def drifts(run: loop.Run, params, transitions, captions) -> np.ndarray:
+def drifts(run: Run, params, transitions, captions) -> np.ndarray:
     """[K, P, B, G] of captions [K][P][R] against the prompt, captions[0]; NaN where a caption is missing."""
     views = run.text.encode_views(captions)
     shape = (len(captions), *transitions.log_prob.shape)
@@ -43,20 +48,21 @@ def drifts(run: loop.Run, params, transitions, captions) -> np.ndarray:
     return np.where(known[..., None], np.abs(found[1:] - found[:1]), np.nan)
 
 
-def collect(run: loop.Run, params, pairs: int, offline: FileEnhancer | None, views: int) -> list[dict]:
+def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: int) -> list[dict]:
     """Rows of FIELDS, at least `pairs` for each kind and trained step."""
     programs, graph = run.programs, run.programs.algorithm.graph
     rows, iteration = [], 0
+    batches = stream(run.prompts, run.config.prompts_per_iteration, run.config.seed)
     kinds = ("online", "unrelated", *["offline"] * (offline is not None))
     if any(draws != graph.group for draws in graph.draws):
         raise UserError(f"{run.config.algorithm.name} has no drift by step: the edges of a tree are not recorded step by step")
     counts = dict.fromkeys([(kind, b) for kind in kinds for b in range(len(graph.trained))], 0)
     while min(counts.values()) < pairs:
-        prompts = [str(p) for p in next(run.stream)]
+        prompts = [str(p) for p in next(batches)]
         condition = run.text.encode(prompts)
         shift = programs.algorithm.schedule(iteration).shift
-        session = run.begin(iteration, prompts)
-        trajectory, images = run.draw(iteration, params, condition, session, loop.Clock(), shift)
+        session = begin_captions(run, iteration, prompts)
+        trajectory, images = draw(run, iteration, params, condition, session, Clock(), shift)
         base = [[[p] * images.shape[1] for p in prompts]]
         online = session.collect()
         texts = {"online": online, "unrelated": [view[1:] + view[:1] for view in online]}
@@ -121,14 +127,13 @@ def measure(config, out: Path, pairs: int, views: int, offline_file: str = "", t
     if config.views.count < 1:
         config.views.count = config.group_size
     out.mkdir(parents=True, exist_ok=True)
-    run = loop.Run(config, out)
+    run, initial = build(config)
     try:
         offline = FileEnhancer.load(offline_file, views, config.seed, run.prompts) if offline_file else None
         if run.programs.algorithm.objective.density is None:
             raise UserError(f"{config.algorithm.name} has no transition densities to compare")
         with jax.set_mesh(run.mesh):
-            trained = restored(run, trained_in) if trained_in else run.initial
+            trained = restored(run, initial, trained_in) if trained_in else initial
             return collect(run, assemble(trained, run.frozen), pairs, offline, views)
     finally:
-        if run.enhancer:
-            run.enhancer.close()
+        run.close()

@@ -41,10 +41,10 @@ def starting_adapters(config, programs: Programs) -> Params:
     fresh = programs.adapters()
     if not config.lora.start:
         return fresh
-    network, where = programs.pipeline.transformer, config.lora.start
-    factors = lora_files.read(where, network, programs.pipeline.flux_config)
+    network, start = programs.pipeline.transformer, config.lora.start
+    factors = lora_files.read(start, network, programs.pipeline.flux_config)
     loaded, _ = lora_files.tree_of(network, factors)
-    started = lora_files.start_from(jax.tree.map(to_host, fresh), programs.lora, loaded, where)
+    started = lora_files.start_from(jax.tree.map(to_host, fresh), programs.lora, loaded, start)
     return jax.tree.map(jax.device_put, started, programs.state_shardings.params)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
 from pathlib import Path
 
 from mvgrpo_jax.errors import UserError
@@ -22,6 +24,19 @@ def read(workdir: Path) -> list[dict]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+class Clock:
+    """Seconds spent in each stage of an iteration."""
+
+    def __init__(self):
+        self.spent: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str):
+        start = time.perf_counter()
+        yield
+        self.spent[f"time/{stage}"] = self.spent.get(f"time/{stage}", 0.0) + time.perf_counter() - start
 
 
 class Writer:

@@ -284,8 +284,8 @@ class Programs:
             advantage = self.algorithm.advantage(rewards, trajectory, memory)
             return self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
 
-        where = selection.Selection(self.batch(), self.batch(1), self.batch())
-        return jax.jit(run, static_argnums=4, out_shardings=where)
+        shardings = selection.Selection(self.batch(), self.batch(1), self.batch())
+        return jax.jit(run, static_argnums=4, out_shardings=shardings)
 
     @cached_property
     def follow(self):

@@ -9,6 +9,7 @@ from mvgrpo_jax import enhancers, pipelines
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.pipelines.store import Store, encoder_identity
 from mvgrpo_jax.run import loop
+from mvgrpo_jax.run.build import build
 from tests.runs import small_config
 
 
@@ -93,15 +94,15 @@ def test_a_run_without_encoders_is_the_run_with_them(offline, tmp_path):
 def test_what_cannot_be_dropped(offline, tmp_path):
     offline.text.drop_encoders = True
     with pytest.raises(UserError, match="needs a store"):
-        loop.Run(offline, tmp_path)
+        build(offline)
     offline.text.memory_mb = 0.01
     with pytest.raises(UserError, match=r"15 texts of .* bytes do not fit the store .* raise config.text.memory_mb"):
-        loop.Run(offline, tmp_path)
+        build(offline)
     offline.text.memory_mb = 10.0
-    run = loop.Run(offline, tmp_path)
+    run, _ = build(offline)
     with pytest.raises(UserError, match="'a text nobody knew' was not known when the text encoders were dropped"):
         run.text.encode(["a text nobody knew"])
     offline.views.enhancer = "embedded"
     with pytest.raises(UserError, match="an enhancer that looks at the pictures"):
-        loop.Run(offline, tmp_path)
+        build(offline)
     assert enhancers.make(offline, []).known() is None

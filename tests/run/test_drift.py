@@ -12,8 +12,11 @@ import pytest
 from mvgrpo_jax import drift as command
 from mvgrpo_jax.core import rollout
 from mvgrpo_jax.core.structs import Condition
-from mvgrpo_jax.run import drift, loop
-from mvgrpo_jax.run.prompts import load_prompts
+from mvgrpo_jax.run import drift
+from mvgrpo_jax.run.build import build
+from mvgrpo_jax.run.iteration import draw
+from mvgrpo_jax.run.metrics import Clock
+from mvgrpo_jax.run.prompts import load_prompts, stream
 from tests.runs import small_config
 
 SMALL = ["prompts_per_iteration=2", "group_size=3", "sampling.steps=4", "prompts.eval_count=2", "prompts.train_count=4"]
@@ -54,25 +57,25 @@ def test_what_it_leaves_behind(done):
 
 def test_the_drift_is_the_difference_of_log_densities(tmp_path):
     config = small_config()
-    run = loop.Run(config, tmp_path)
+    run, initial = build(config)
     with jax.set_mesh(run.mesh):
-        prompts = [str(p) for p in next(run.stream)]
+        prompts = [str(p) for p in next(stream(run.prompts, config.prompts_per_iteration, config.seed))]
         condition = run.text.encode(prompts)
-        trajectory, images = run.draw(0, run.initial, condition, None, loop.Clock())
+        trajectory, images = draw(run, 0, initial, condition, None, Clock())
         t = trajectory.transitions
         captions = [[[p] * 2 for p in prompts], [["a red circle", None], ["a blue square"] * 2]]
-        got = drift.drifts(run, run.initial, t, captions)
+        got = drift.drifts(run, initial, t, captions)
         assert got.shape == (1, 2, 2, 3) and np.isnan(got[0, 0, 1]).all() and np.isfinite(got[0, 1]).all()
         for p, text in ((0, "a red circle"), (1, "a blue square")):
             found = []
             for words in (prompts[p], text):
                 other = Condition(*(a[:1] for a in run.text.encode([words])))
-                v = run.programs.policy.velocity(run.initial, t.x_t[p : p + 1, 0], t.steps.s[p : p + 1, 0], other)
+                v = run.programs.policy.velocity(initial, t.x_t[p : p + 1, 0], t.steps.s[p : p + 1, 0], other)
                 columns = [a[p, 0][:, None, None] for a in t.steps[:3]]
                 mean, std = run.programs.algorithm.kernel.moments(t.x_t[p, 0], v[0], *columns)
                 found.append(rollout.log_density(run.programs.algorithm.kernel, t.x_next[p, 0], mean, std[..., 0, 0]))
             np.testing.assert_allclose(got[0, p, 0], np.abs(found[1] - found[0]), atol=2e-5)
-    run.enhancer.close()
+    run.close()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import torch
 from mvgrpo_jax import export as export_command
 from mvgrpo_jax import pipelines, sample
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run import checkpoint, export, loop, metrics
+from mvgrpo_jax.run import checkpoint, export, iteration, loop, metrics
+from mvgrpo_jax.run.build import outline
 from tests.processes import together
 from tests.runs import leaves, small_config
 
@@ -284,7 +285,7 @@ def test_mistakes_in_the_command_line(tmp_path, flags, expected):
 def test_an_empty_prompt_file(tmp_path):
     (tmp_path / "empty.txt").write_text("\n \n")
     with pytest.raises(UserError, match="empty.txt is empty"):
-        loop.Run(small_config(prompts={"train": str(tmp_path / "empty.txt")}), tmp_path)
+        outline(small_config(prompts={"train": str(tmp_path / "empty.txt")}))
 
 
 @pytest.mark.parametrize(
@@ -297,9 +298,9 @@ def test_an_empty_prompt_file(tmp_path):
         ({"train": {"update_per": "epoch"}}, "'iteration' or 'timestep'"),
     ],
 )
-def test_configs_that_cannot_run(tmp_path, changes, expected):
+def test_configs_that_cannot_run(changes, expected):
     with pytest.raises(UserError, match=expected):
-        loop.Run(small_config(**changes), tmp_path)
+        outline(small_config(**changes))
 
 
 def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):
@@ -317,15 +318,13 @@ def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, mon
 
 
 def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):
-    original = loop.Run.prepare
+    original = iteration.make_batch
 
-    def poisoned(self, iteration, *rest):
-        batch, log, shown = original(self, iteration, *rest)
-        if iteration == 3:
-            batch = batch._replace(advantage=batch.advantage.at[0, 0, 0, 0].set(np.nan))
-        return batch, log, shown
+    def poisoned(run, number, *rest):
+        batch = original(run, number, *rest)
+        return batch if number != 3 else batch._replace(advantage=batch.advantage.at[0, 0, 0, 0].set(np.nan))
 
-    monkeypatch.setattr(loop.Run, "prepare", poisoned)
+    monkeypatch.setattr(iteration, "make_batch", poisoned)
     workdir = tmp_path / "run"
     with pytest.raises(UserError, match="iteration 3: the loss is not finite .*last checkpoint is intact"):
         loop.train(small_config(), workdir)

@@ -1,0 +1,151 @@
+"""A run from its config: everything is checked on shapes first, weights are read last."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mvgrpo_jax import enhancers, pipelines, rewards
+from mvgrpo_jax.core.structs import Batch
+from mvgrpo_jax.enhancers import Enhancer
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models.module import Params
+from mvgrpo_jax.parallel.mesh import make_mesh
+from mvgrpo_jax.run import budget, export
+from mvgrpo_jax.run.budget import Budget
+from mvgrpo_jax.run.conditions import TextEncoder
+from mvgrpo_jax.run.evaluation import Evaluation
+from mvgrpo_jax.run.programs import Programs, dtype_of, network_options
+from mvgrpo_jax.run.prompts import load_prompts
+
+
+class Outline(NamedTuple):
+    """A run by its shapes: all that can be checked and counted before weights are read. pipeline has no parameters yet."""
+
+    config: Any
+    mesh: Mesh
+    pipeline: pipelines.Pipeline
+    programs: Programs
+    text: TextEncoder
+    prompts: list[str]
+    held_out: list[str]
+    enhancer: Enhancer | None
+    budget: Budget
+
+    def describe(self) -> str:
+        """What an iteration costs, and on what it runs."""
+        devices = list(self.mesh.devices.flat)
+        axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        mesh = f"mesh: {axes}, {len(devices)} x {devices[0].device_kind}, {jax.process_count()} processes"
+        return f"{self.budget.describe(self.config.algorithm.name, devices)}\n{mesh}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What stays the same from iteration to iteration.
+
+    pipeline: its parameters are those of the text encoders (unless they were dropped) and the VAE. judges: all that are asked;
+    weights: of those that train. frozen: the base beneath adapters, None where the whole transformer is trained. reference: the
+    initial parameters of what is trained where the objective needs them. evaluation: None where config.eval.every is 0.
+    overlap: whether pictures go to the enhancer branch by branch.
+    """
+
+    config: Any
+    mesh: Mesh
+    pipeline: pipelines.Pipeline
+    programs: Programs
+    text: TextEncoder
+    prompts: list[str]
+    enhancer: Enhancer | None
+    judges: dict[str, rewards.Reward]
+    weights: dict[str, float]
+    evaluation: Evaluation | None
+    frozen: Params | None
+    reference: Params | None
+    overlap: bool
+
+    def close(self) -> None:
+        if self.enhancer:
+            self.enhancer.close()
+
+
+def outline(config) -> Outline:
+    """Checks a config as far as its shapes, files of prompts and captions, and devices go. Raises UserError."""
+    mesh = make_mesh(**config.mesh)
+    pipeline = pipelines.describe(config.pipeline, **network_options(config, mesh))
+    programs = Programs.build(config, pipeline, mesh)
+    check_chunks(config, programs)
+    export.check(config)
+    prompts = load_prompts(config.prompts.train, config.prompts.train_count, held_out=False)
+    chooser = programs.algorithm.chooser
+    drawn = config.prompts_per_iteration * (chooser.count if chooser else 1)
+    if len(prompts) < drawn:
+        raise UserError(
+            f"config.prompts_per_iteration is {drawn}, but there are only {len(prompts)} training prompts; lower it or give "
+            "more prompts"
+        )
+    held_out = load_prompts(config.prompts.eval, config.prompts.eval_count, held_out=True) if config.eval.every else []
+    text = TextEncoder.of(config, programs, pipeline)
+    enhancer = enhancers.make(config, prompts, text.fit)
+    return Outline(config, mesh, pipeline, programs, text, prompts, held_out, enhancer, budget.of(config, programs))
+
+
+def check_chunks(config, programs: Programs) -> None:
+    """UserError where a chunk or a number of minibatches does not divide what it cuts."""
+    select = programs.algorithm.schedule(0).stage
+    chosen = jax.eval_shape(lambda: budget.selected(config, programs, select))
+    views = budget.views(config)
+    weight = jax.ShapeDtypeStruct((views, *chosen.transitions.log_prob.shape), jnp.float32)
+    programs.updater.counts(Batch(chosen.transitions, None, weight, weight))
+
+
+def build(config) -> tuple[Run, Params]:
+    """The run of a config, and the parameters that its training starts from. Raises UserError, before weights are read
+    wherever that is possible."""
+    plan = outline(config)
+    try:
+        return load(plan)
+    except BaseException:
+        if plan.enhancer:
+            plan.enhancer.close()
+        raise
+
+
+def load(plan: Outline) -> tuple[Run, Params]:
+    """Reads the weights of an outlined run onto its mesh."""
+    config, pipeline, programs, text = plan.config, plan.pipeline, plan.programs, plan.text
+    adapters = export.starting_adapters(config, programs) if programs.lora else None
+    judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
+    dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
+    if not programs.lora:
+        dtypes["transformer"] = dtype_of(config.train.param_dtype)
+    pipelines.read(pipeline, dtype=dtypes, mesh=plan.mesh)
+    if config.text.drop_encoders:
+        captions = plan.enhancer.known() if plan.enhancer else []
+        if captions is None:
+            raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
+        text.encode_all(plan.prompts + plan.held_out + captions)
+    transformer = pipeline.params.pop("transformer")
+    initial = adapters if programs.lora else transformer
+    algorithm = programs.algorithm
+    eager = plan.enhancer is not None and plan.enhancer.eager
+    run = Run(
+        config=config,
+        mesh=plan.mesh,
+        pipeline=pipeline,
+        programs=programs,
+        text=text,
+        prompts=plan.prompts,
+        enhancer=plan.enhancer,
+        judges=judges,
+        weights={name: weight for name, weight in config.rewards.items() if weight},
+        evaluation=Evaluation(programs, plan.held_out, text.encode, judges) if config.eval.every else None,
+        frozen=transformer if programs.lora else None,
+        reference=jax.tree.map(jnp.copy, initial) if algorithm.objective.reference else None,
+        overlap=eager and config.views.overlap and algorithm.graph.separable and not algorithm.chooser,
+    )
+    return run, initial
