@@ -38,12 +38,12 @@ def main(argv: list[str] | None = None) -> None:
         writer = csv.DictWriter(file, drift.FIELDS)
         writer.writeheader()
         writer.writerows(rows)
-    found = drift.summary(rows)
-    (options.out / "drift.json").write_text(json.dumps(found, indent=1) + "\n")
+    quantiles = drift.summary(rows)
+    (options.out / "drift.json").write_text(json.dumps(quantiles, indent=1) + "\n")
     weights = f"checkpoint of {options.checkpoint}" if options.checkpoint else config.pipeline
     drift.histogram(rows, options.out / "drift.png", f"probability drift, {config.algorithm.name}, {weights}")
     print(f"{'captions':<11}{'step':>5}{'pairs':>7}{'mean':>10}{'median':>10}{'90 %':>10}{'99 %':>10}")
-    for kind, by_step in found.items():
+    for kind, by_step in quantiles.items():
         for step, v in by_step.items():
             print(f"{kind:<11}{step:>5}{v['pairs']:>7}{v['mean']:>10.2e}{v['p50']:>10.2e}{v['p90']:>10.2e}{v['p99']:>10.2e}")
     print(f"data and picture: {options.out / 'drift.csv'}, {options.out / 'drift.png'}")

@@ -42,18 +42,18 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--memory must be above 0 GiB, got {options.memory}")
         chip = dataclasses.replace(chip, memory=int(options.memory * GIB), reserve=0)
     config = arguments.from_arguments(options.config, rest)
-    from mvgrpo_jax.planning import compilation, table
+    from mvgrpo_jax.planning import compilation, remedies, table
 
     costs, plan = compilation.measure(config, options.topology, tuple(options.program))
     print(table.table(costs, plan, chip))
-    ok = compilation.fits(costs, chip)
+    ok = remedies.fits(costs, chip)
     facts = {"topology": options.topology, "fits": ok, "programs": table.records(costs)}
     print(f"verdict: {'fits' if ok else 'does not fit'}")
     if not ok and not options.no_search:
-        setting, found = compilation.nearest(config, options.topology, costs, chip)
-        sizes = ", ".join(f"{c.name} {c.peak / GIB:.1f} GiB, {c.seconds:.0f} s" for c in found)
-        print(f"nearest setting that fits: {setting}" + (f": {sizes}" if found else ""))
-        facts["nearest"] = {"setting": setting, "programs": table.records(found)}
+        setting, costs_then = remedies.nearest(config, options.topology, costs, chip)
+        sizes = ", ".join(f"{c.name} {c.peak / GIB:.1f} GiB, {c.seconds:.0f} s" for c in costs_then)
+        print(f"nearest setting that fits: {setting}" + (f": {sizes}" if costs_then else ""))
+        facts["nearest"] = {"setting": setting, "programs": table.records(costs_then)}
     if options.json:
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
     if not ok:

@@ -44,8 +44,8 @@ def captions(config) -> int:
 def make(config) -> Algorithm:
     """The algorithm that config.algorithm.name says, with its settings config.algorithm.NAME. Raises UserError."""
     name = config.algorithm.name
-    found = module(name)
+    algorithm = module(name)
     try:
-        return found.make(config, config.algorithm[name])
+        return algorithm.make(config, config.algorithm[name])
     except ValueError as error:
         raise UserError(f"config for {name}: {error}") from None

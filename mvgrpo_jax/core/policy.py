@@ -45,7 +45,10 @@ class Policy:
         """x: [P, n, L, C]; sigma: [], [n] or [P, n]; condition: leading [P], shared by a prompt's n lanes. Returns float32 like
         x."""
         prompts, lanes = x.shape[:2]
-        repeat = lambda a: jnp.repeat(a, lanes, 0) if lanes > 1 else a
+
+        def for_each_lane(a):
+            return jnp.repeat(a, lanes, 0) if lanes > 1 else a
+
         flat = constrain(x.reshape(prompts * lanes, *x.shape[2:]), "batch")
         sigmas = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (prompts, lanes)).reshape(-1)
         sigmas = TIMESTEPS[self.timestep](sigmas)
@@ -54,8 +57,8 @@ class Policy:
             cast(params, self.dtype),
             flat.astype(self.dtype),
             sigmas,
-            repeat(condition.txt),
-            repeat(condition.pooled),
+            for_each_lane(condition.txt),
+            for_each_lane(condition.pooled),
             flux.latent_ids(*self.grid),
             guidance,
         )

@@ -127,9 +127,12 @@ def finish(
     branches = tuple(range(graph.branches)) if branches is None else branches
     order, stages = graph.staircase(branches)
     lanes, joined = draws[:, 0, :0], 0
-    enter = lambda groups: [draws[:, branches.index(b)] for b, _ in groups]
+
+    def entering(groups):
+        return [draws[:, branches.index(b)] for b, _ in groups]
+
     for stage in stages:
-        lanes = jnp.concatenate([lanes, *enter(order[joined : joined + stage.joining])], axis=1)
+        lanes = jnp.concatenate([lanes, *entering(order[joined : joined + stage.joining])], axis=1)
         joined += stage.joining
         s = jnp.asarray(np.repeat(sigmas[stage.points], graph.group, axis=1), jnp.float32)  # [steps + 1, lanes]
 
@@ -137,7 +140,7 @@ def finish(
             return x + velocity(x, s[i]) * (s[i + 1] - s[i])[:, None, None]
 
         lanes = jax.lax.fori_loop(0, len(stage.points) - 1, body, lanes)
-    lanes = jnp.concatenate([lanes, *enter(order[joined:])], axis=1)  # draws of the last step are final
+    lanes = jnp.concatenate([lanes, *entering(order[joined:])], axis=1)  # draws of the last step are final
     lanes = lanes.reshape(lanes.shape[0], len(order), graph.group, *lanes.shape[2:])
     back = [order.index((b, i)) for b in branches for i in range(len(graph.strides))]
     return lanes[:, np.asarray(back)].reshape(lanes.shape[0], len(branches), graph.pictures, *lanes.shape[3:])

@@ -105,7 +105,10 @@ def parameter_shardings(shapes: Any, mesh: Mesh, stacks: tuple[str, ...]) -> Any
 def like_parameters(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Shardings of a tree in which whole copies of `params` occur (optimiser moments, averages); the rest is replicated."""
     structure = jax.tree.structure(params)
-    is_copy = lambda node: jax.tree.structure(node) == structure
+
+    def is_copy(node):
+        return jax.tree.structure(node) == structure
+
     return jax.tree.map(lambda node: shardings if is_copy(node) else NamedSharding(mesh, P()), tree, is_leaf=is_copy)
 
 

@@ -109,8 +109,11 @@ def of(config, programs: Programs, iteration: int = 0) -> Budget:
     per_pass = blocks * states * prompts * count
     with_gradient, without = objective.evaluations
     old = per_pass * with_gradient if needs_old(config, programs) else 0
-    chunk = lambda size, whole: whole // size if size else 1
-    chunks = chunk(t.view_chunk, count) * chunk(t.prompt_chunk, prompts // t.minibatches) * chunk(t.state_chunk, states)
+
+    def parts(chunk: int, size: int) -> int:
+        return size // chunk if chunk else 1
+
+    chunks = parts(t.view_chunk, count) * parts(t.prompt_chunk, prompts // t.minibatches) * parts(t.state_chunk, states)
     each = blocks if programs.updater.per_step else 1
     return Budget(
         prompts=prompts,

@@ -88,7 +88,7 @@ class TextEncoder:
         if self.store is None:
             return self._run(texts)
         known = {text: self.store.get(text) for text in texts}
-        if missing := [text for text, found in known.items() if found is None]:
+        if missing := [text for text, encoded in known.items() if encoded is None]:
             fresh = jax.tree.map(to_host, self._run(missing))
             for i, text in enumerate(missing):
                 known[text] = (fresh.txt[i], fresh.pooled[i])

@@ -43,9 +43,9 @@ def drifts(run: Run, params, transitions, captions) -> np.ndarray:
     views = run.text.encode_views(captions)
     shape = (len(captions), *transitions.log_prob.shape)
     batch = Batch(transitions, views, jnp.zeros(shape), jnp.zeros(shape))
-    found = np.asarray(run.programs.old_densities(params, batch).log_prob)[:, :, :, 0]
+    log_prob = np.asarray(run.programs.old_densities(params, batch).log_prob)[:, :, :, 0]
     known = np.array([[[t is not None for t in texts] for texts in view] for view in captions])[1:]
-    return np.where(known[..., None], np.abs(found[1:] - found[:1]), np.nan)
+    return np.where(known[..., None], np.abs(log_prob[1:] - log_prob[:1]), np.nan)
 
 
 def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: int) -> list[dict]:
@@ -106,10 +106,15 @@ def histogram(rows: list[dict], path: Path, title: str) -> None:
     figure, panels = plt.subplots(1, len(steps), figsize=(3.6 * len(steps), 3.2), sharey=True, squeeze=False)
     for panel, step in zip(panels[0], steps):
         for kind in sorted({r["kind"] for r in rows}):
-            found = np.array([r["drift"] for r in rows if (r["kind"], r["step"]) == (kind, step)])
-            if len(found):
+            drifts_here = np.array([r["drift"] for r in rows if (r["kind"], r["step"]) == (kind, step)])
+            if len(drifts_here):
                 panel.hist(
-                    found, edges, weights=np.full(len(found), 1 / len(found)), histtype="step", label=kind, linewidth=1.6
+                    drifts_here,
+                    edges,
+                    weights=np.full(len(drifts_here), 1 / len(drifts_here)),
+                    histtype="step",
+                    label=kind,
+                    linewidth=1.6,
                 )
         panel.set(xscale="log", title=f"step {step}", xlabel="|log p(.|c) - log p(.|c_k)|")
     panels[0, 0].set_ylabel("share of pairs")

@@ -49,9 +49,9 @@ def sheet(
             picture = Image.fromarray(to_uint8(image))
             scale = cell / max(picture.size)
             size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+            resampling = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
             x = MARGIN + column * (cell + MARGIN)
-            canvas.paste(picture.resize(size, how), (x, y))
+            canvas.paste(picture.resize(size, resampling), (x, y))
             for i, text in enumerate(labels[number][column]):
                 pen.text((x, y + size[1] + 1 + line * i), text, "#404040", font)
         y += heights[number]

@@ -289,10 +289,12 @@ class Programs:
 
     @cached_property
     def follow(self):
-        """(TrainState (donated), share) -> TrainState whose sampling policy is share x itself + (1 - share) x the trained."""
+        """(TrainState (donated), decay) -> TrainState whose sampling policy is decay x itself + (1 - decay) x the trained."""
 
-        def run(state: TrainState, share) -> TrainState:
-            mix = lambda old, new: (share * old + (1.0 - share) * new).astype(old.dtype)
+        def run(state: TrainState, decay) -> TrainState:
+            def mix(old, new):
+                return (decay * old + (1.0 - decay) * new).astype(old.dtype)
+
             return state._replace(old=jax.tree.map(mix, state.old, state.params))
 
         return jax.jit(run, donate_argnums=0, out_shardings=self.state_shardings)

@@ -142,7 +142,7 @@ def test_a_plan_for_tpus(tmp_path):
 
 def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
     """The order of remedies, and that the first one that fits is named."""
-    from mvgrpo_jax.planning import compilation
+    from mvgrpo_jax.planning import compilation, remedies
     from tests.runs import small_config
 
     config = small_config()
@@ -158,8 +158,8 @@ def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
 
     monkeypatch.setattr(compilation, "measure", measured)
     costs, _ = measured(config, "h200:1x8")
-    assert not compilation.fits(costs, hardware.CHIPS["h200"])
-    text, found = compilation.nearest(config, "h200:1x8", costs, hardware.CHIPS["h200"])
+    assert not remedies.fits(costs, hardware.CHIPS["h200"])
+    text, found = remedies.nearest(config, "h200:1x8", costs, hardware.CHIPS["h200"])
     assert [c.peak for c in found] == [1]
     assert seen[1:] == [("full", 0, 2), ("full", 1, 2), ("full", 1, 1)]
     assert text.startswith("config.train.remat=full, config.train.view_chunk=1, config.mesh.data=1, config.mesh.fsdp=-1")
@@ -173,15 +173,15 @@ import dataclasses
 from mvgrpo_jax.configuration import arguments
 from mvgrpo_jax.planning import hardware
 hardware.prepare_environment()
-from mvgrpo_jax.planning import compilation
+from mvgrpo_jax.planning import compilation, remedies
 words = ["prompts_per_iteration=128", "group_size=2", "views.count=9", "sampling.steps=2"]
 words += ["algorithm.mvgrpo.trained_steps=(0,)"]
 words += ["mesh.fsdp=4", "train.remat=full"]
 config = arguments.from_arguments("configs/flux_nano.py", [f"--config.{w}" for w in words])
 costs, _ = compilation.measure(config, "h200:1x4", ("update",))
 chip = dataclasses.replace(hardware.CHIPS["h200"], memory=costs[0].peak * 9 // 10, reserve=0)
-assert not compilation.fits(costs, chip)
-print(compilation.nearest(config, "h200:1x4", costs, chip)[0])
+assert not remedies.fits(costs, chip)
+print(remedies.nearest(config, "h200:1x4", costs, chip)[0])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "config.train.view_chunk=1  (the last step: train.view_chunk=1)", done.stderr[-2000:]
@@ -194,17 +194,17 @@ def test_programs_that_a_run_does_not_have(tmp_path):
 
 def test_sampling_in_pieces_evaluates_the_model_as_often():
     """The programs of a run whose captions come from a server: anchor and tails cost what the one rollout does."""
-    from mvgrpo_jax.planning import compilation, flops
+    from mvgrpo_jax.planning import flops
+    from mvgrpo_jax.planning.abstract import AbstractRun
     from tests.runs import small_config
 
     costs = {}
     for enhancer in ("vlm", "offline"):
         config = small_config()
         config.views.enhancer = enhancer
-        plan = compilation.Plan(config, jax.devices()[:1])
-        with jax.set_mesh(plan.mesh):
-            table = plan.arguments()
-            costs[enhancer] = {n: calls * flops.count(f, *arguments) for n, (calls, f, arguments) in table.items()}
+        run = AbstractRun(config, jax.devices()[:1])
+        with jax.set_mesh(run.mesh):
+            costs[enhancer] = {n: c.times * flops.count(c.program, *c.arguments) for n, c in run.calls().items()}
     pieces, whole = costs["vlm"], costs["offline"]
     assert list(pieces) == ["encode", "anchor", "tail 0", "tail 1", "decode", "update"]
     assert pieces["anchor"] + pieces["tail 0"] + pieces["tail 1"] == whole["rollout"]
@@ -214,7 +214,7 @@ def test_sampling_in_pieces_evaluates_the_model_as_often():
 @pytest.mark.parametrize("name", ["mvgrpo", "mixgrpo", "branchgrpo", "granular_grpo", "diffusion_nft", "adagrpo"])
 def test_every_kind_of_run_has_its_programs_planned(name):
     """The abstract arguments of each program of a run fit it, and operations are counted, also where a window moves."""
-    from mvgrpo_jax.planning import compilation
+    from mvgrpo_jax.planning.abstract import AbstractRun
     from mvgrpo_jax.run import budget
     from tests.runs import small_config
 
@@ -222,14 +222,13 @@ def test_every_kind_of_run_has_its_programs_planned(name):
     config.algorithm.name, config.views.count = name, 1
     config.algorithm.adagrpo.candidates = 2
     config.train.minibatches = 2
-    plan = compilation.Plan(config, jax.devices()[:1])
-    with jax.set_mesh(plan.mesh):
-        table = plan.arguments()
-        counted = {n: plan.operations(n, *rest[1:]) for n, rest in table.items()}
-        for _, function, arguments in table.values():
-            jax.eval_shape(function, *arguments)
+    run = AbstractRun(config, jax.devices()[:1])
+    with jax.set_mesh(run.mesh):
+        counted = {n: run.operations(n, call) for n, call in run.calls().items()}
+        for call in run.calls().values():
+            jax.eval_shape(call.program, *call.arguments)
     sampled = ("anchor", "finish") if name == "adagrpo" else ("rollout",)
-    expected = budget.of(config, plan.programs)
+    expected = budget.of(config, run.programs)
     assert sum(counted[n] for n in sampled) == expected.sampled * expected.flops
     ratios = name not in ("diffusion_nft", "adagrpo")  # the others compare with what was kept before two updates
     assert ("old_densities" in table) == ratios and counted["update"] > 0

@@ -1,0 +1,64 @@
+"""One iteration of configs/flux_nano.py against recorded numbers: whatever changes the mathematics shows here."""
+
+import jax
+import numpy as np
+import optax
+
+from configs import flux_nano
+from mvgrpo_jax.core.policy import assemble
+from mvgrpo_jax.run import iteration as stages
+from mvgrpo_jax.run.build import build
+from mvgrpo_jax.run.metrics import Clock
+from mvgrpo_jax.run.programs import sampler_of
+from mvgrpo_jax.run.prompts import stream
+
+# Name -> (recorded, tolerance relative, absolute). At ratio 1 the loss is minus the mean advantage: nothing but rounding.
+GOLDEN = {
+    "reward/scene": (0.6508654, 1e-3, 0.0),
+    "loss": (0.0, 0.0, 2e-5),
+    "gradient RMS": (1.2802407e-06, 1e-3, 0.0),
+    "update RMS": (8.6576180e-05, 1e-3, 0.0),
+    "parameter RMS": (0.1795035, 1e-5, 0.0),
+}
+
+
+def rms(tree) -> float:
+    return float(optax.tree.norm(tree)) / sum(x.size for x in jax.tree.leaves(tree)) ** 0.5
+
+
+def one_iteration() -> dict[str, float]:
+    config = flux_nano.get_config()
+    config.eval.every = 0
+    config.optimizer.warmup = 0
+    run, initial = build(config)
+    before = jax.tree.map(np.asarray, initial)
+    batches, clock = stream(run.prompts, config.prompts_per_iteration, config.seed), Clock()
+    with jax.set_mesh(run.mesh):
+        state = run.programs.init(initial)
+        prompts = [str(p) for p in next(batches)]
+        samples = stages.sample(run, 0, assemble(sampler_of(state), run.frozen), prompts, None, clock)
+        views = stages.caption(samples, clock)
+        scores = stages.score(run, 0, samples, views, clock)
+        batch = stages.make_batch(run, 0, samples, views, scores, clock)
+        state, (metrics,) = stages.update(run, state, batch, 0)
+    run.close()
+    count = sum(x.size for x in jax.tree.leaves(before))
+    return {
+        "reward/scene": float(scores.by_judge["scene"][0].mean()),
+        "loss": float(metrics["loss"]),
+        "gradient RMS": float(metrics["grad_norm"]) / count**0.5,
+        "update RMS": rms(jax.tree.map(lambda a, b: np.asarray(a) - b, state.params, before)),
+        "parameter RMS": rms(state.params),
+    }
+
+
+def test_an_iteration_gives_the_recorded_numbers():
+    found = one_iteration()
+    table = "\n".join(f'    "{name}": {value!r},' for name, value in found.items())
+    advice = (
+        "one iteration of configs/flux_nano.py does not give the recorded numbers any more. If the mathematics was not meant "
+        "to change, find what did with git bisect and this test. If it was, say why in the commit, see that the study's "
+        f"scores hold (bench/study.py), and record the new numbers in GOLDEN:\n{table}"
+    )
+    for name, (value, relative, absolute) in GOLDEN.items():
+        assert np.isclose(found[name], value, rtol=relative, atol=absolute), advice
