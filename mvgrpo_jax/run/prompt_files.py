@@ -158,11 +158,12 @@ def _is_header(line: str) -> bool:
 def _table(text: str, separator: str | None) -> Iterator[Prompt]:
     """Prompts of the rows under a header. The separator is the one that finds a prompt column in it, the given one first."""
     candidates = [*([separator] if separator else []), *(s for s in ",;\t" if s != separator)]
-    headers = {s: next(_rows(text, s))[1] for s in candidates}
+    first = next(line for line in text.split("\n") if line.strip())
+    headers = {s: next(_rows(first, s, strict=False), (1, []))[1] for s in candidates}
     fitting = [s for s, names in headers.items() if any(name.strip().lower() in FIELDS for name in names)]
     separator = (fitting or candidates)[0]
     rows = _rows(text, separator)
-    names = [name.strip() for name in next(rows)[1]]
+    names = [name.strip() for name in next(rows, (1, []))[1]]
     at = names.index(_field(names, "the header (first line)"))
     for number, row in rows:
         if len(row) > len(names):
@@ -176,9 +177,10 @@ def _table(text: str, separator: str | None) -> Iterator[Prompt]:
         yield Prompt(_checked(row[at], f"line {number}, column {names[at]!r},"), rest)
 
 
-def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where it ends, cells) of each row of a table that has any. Quoted cells may hold separators, line feeds and doubled quotes."""
-    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=True)
+def _rows(text: str, separator: str, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
+    """(line where it ends, cells) of each row that is not blank. Cells between quotes may hold separators, line feeds and
+    doubled quotes. strict: refuses quotes that are not closed or end within a cell."""
+    reader = csv.reader(io.StringIO(text), delimiter=separator, strict=strict)
     try:
         for row in reader:
             if any(cell.strip() for cell in row):

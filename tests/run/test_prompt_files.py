@@ -82,6 +82,12 @@ def test_tables(tmp_path, name, separator):
     ]
 
 
+@pytest.mark.parametrize("name, separator", [("p.csv", ","), ("p.csv", ";"), ("p.tsv", "\t"), ("p.txt", ",")])
+def test_a_table_with_a_quoted_header(tmp_path, name, separator):
+    content = f'"n"{separator}"text"\n"1"{separator}"{BLUE}"\n'
+    assert prompt_files.read(write(tmp_path, name, content)) == [Prompt(BLUE, {"n": "1"})]
+
+
 def test_a_table_of_one_column(tmp_path):
     assert prompts.read_prompts(write(tmp_path, "p.csv", f"Prompts\n{RED}\n")) == [RED]
 
@@ -126,6 +132,7 @@ def test_texts_that_only_look_like_json_or_a_header(tmp_path, line):
         ("p.csv", 'prompt\n"a cat\nb\n', "not a row of a table"),
         ("p.csv", "prompt\n" + "a" * 200_000, "not a row of a table"),
         ("p.csv", "prompt,n\n", "is empty"),
+        ("p.csv", ",,\n", "has no prompt field; found: none"),
         ("p.json", "[]", "is empty; expected a text file with a prompt a line"),
         ("p.txt", "\ufeff\r\n \n", "is empty"),
         ("p.txt", "a cat\n".encode("utf-16"), "is not UTF-8 text .*save it as UTF-8"),
