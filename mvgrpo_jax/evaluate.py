@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from mvgrpo_jax import pipelines, rewards
+from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.run.evaluation import diversity, sheet
@@ -24,14 +25,14 @@ from mvgrpo_jax.run.sampling import initial_latents, sampler
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.evaluate", description=__doc__)
     parser.add_argument("--pipeline", default="flux-nano")
-    parser.add_argument("--prompts", default="flux-nano", help="a prompt a line, or flux-nano (held-out embedded ones)")
-    parser.add_argument("--count", type=int, default=64)
-    parser.add_argument("--first", type=int, default=0, help="prompts that are skipped")
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--guidance", type=float, default=3.5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompts", default="flux-nano", help="prompt file, or flux-nano (held-out embedded ones)")
+    parser.add_argument("--count", type=flags.positive, default=64)
+    parser.add_argument("--first", type=flags.natural, default=0, help="prompts that are skipped")
+    parser.add_argument("--steps", type=flags.positive, default=16)
+    parser.add_argument("--guidance", type=flags.finite, default=3.5)
+    parser.add_argument("--seed", type=flags.seed, default=0, help="0 to 2^64 - 1")
     parser.add_argument(
-        "--per-prompt", type=int, default=0, help="paint so many pictures of each prompt; diversity is reported"
+        "--per-prompt", type=flags.natural, default=0, help="paint so many pictures of each prompt; diversity is reported"
     )
     parser.add_argument("--judge", action="append", default=[], help="default: scene and clip")
     parser.add_argument("--out", type=Path, required=True)

@@ -11,7 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from mvgrpo_jax import pipelines
+from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.convert import lora as lora_files
+from mvgrpo_jax.core import random
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.models import lora
@@ -25,20 +27,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.sample", description=__doc__)
     parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
-    parser.add_argument("--prompts", type=Path, help="file with a prompt a line")
+    parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV or TSV")
     parser.add_argument("--lora", type=Path, help="LoRA file or folder, diffusers' or kohya's layout")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--guidance", type=float, default=3.5)
-    parser.add_argument("--height", type=int)
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=flags.positive, default=28)
+    parser.add_argument("--guidance", type=flags.finite, default=3.5)
+    parser.add_argument("--height", type=flags.positive)
+    parser.add_argument("--width", type=flags.positive)
+    parser.add_argument("--seed", type=flags.seed, default=0, help="0 to 2^64 - 1")
     parser.add_argument("--solver", choices=["ode", "sde"], default="ode")
-    parser.add_argument("--eta", type=float, default=0.7, help="noise level of the SDE solver")
+    parser.add_argument("--eta", type=flags.level, default=0.7, help="noise level of the SDE solver")
     parser.add_argument("--latents", type=Path, help="initial packed latents, .npy [N, tokens, channels]")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
-    parser.add_argument("--max-sequence-length", type=int, help="T5 tokens, as in diffusers")
-    parser.add_argument("--batch", type=int, default=16, help="pictures at a time")
+    parser.add_argument("--max-sequence-length", type=flags.positive, help="T5 tokens, as in diffusers")
+    parser.add_argument("--batch", type=flags.positive, default=16, help="pictures at a time")
     parser.add_argument("--save-npy", action="store_true", help="also write images.npy, float32 [N, H, W, 3] in [0, 1]")
     return parser.parse_args(argv)
 
@@ -49,8 +51,6 @@ def main(argv: list[str] | None = None) -> None:
     prompts = options.prompt + (read_prompts(options.prompts) if options.prompts else [])
     if not prompts:
         raise UserError("no prompt: give --prompt TEXT or --prompts FILE")
-    if options.steps < 1 or options.batch < 1:
-        raise UserError(f"--steps and --batch must be at least 1, got {options.steps} and {options.batch}")
     dtype = DTYPES[options.dtype]
     pipeline = pipelines.load(options.pipeline, dtype=dtype)
     height, width = options.height or pipeline.default_size, options.width or pipeline.default_size
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
     run = sampler(pipeline, policy, pipeline.sigmas(options.steps, policy.tokens), solver=options.solver, eta=options.eta)
-    size, key, images = min(options.batch, len(prompts)), jax.random.key(options.seed), []
+    size, key, images = min(options.batch, len(prompts)), random.key(options.seed), []
     with tqdm(total=len(prompts), desc="sampling", unit="picture") as bar:
         for first in range(0, len(prompts), size):
             rows = np.minimum(np.arange(first, first + size), len(prompts) - 1)  # the last batch is padded, one program

@@ -86,3 +86,23 @@ def test_a_long_prompt_is_cut_with_a_warning(random_pipeline, tmp_path, capsys):
     flags = ["--pipeline", str(random_pipeline("narrow")), "--steps", "1", "--out", str(tmp_path)]
     sample.main([*flags, "--prompt", text, "--max-sequence-length", "8"])
     assert "prompt of 12 tokens is cut to 8; lost: 'large blue square center'" in capsys.readouterr().err
+
+
+def test_seeds_of_64_bits_paint_pictures_of_their_own(random_pipeline, tmp_path):
+    common = ["--pipeline", str(random_pipeline("narrow")), "--steps", "1", "--save-npy", "--prompt", "a cross"]
+    found = []
+    for seed in (0, 2**32, 2**64 - 1):
+        sample.main([*common, "--seed", str(seed), "--out", str(tmp_path / str(seed))])
+        found.append(np.load(tmp_path / str(seed) / "images.npy"))
+    assert all(np.abs(a - b).max() > 1e-3 for i, a in enumerate(found) for b in found[:i])
+
+
+def test_a_prompt_file_of_windows_paints_the_same_pictures(random_pipeline, tmp_path):
+    common = ["--pipeline", str(random_pipeline("narrow")), "--steps", "1", "--save-npy"]
+    files = {"plain.txt": "\n".join(PROMPTS), "windows.txt": "\ufeff" + "\r\n".join(PROMPTS)}
+    files["rows.csv"] = "\ufeffid,prompt\r\n1,{}\r\n2,{}\r\n".format(*PROMPTS)
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text.encode())
+        sample.main([*common, "--prompts", str(tmp_path / name), "--out", str(tmp_path / name[:3])])
+    plain, *others = (np.load(tmp_path / name[:3] / "images.npy") for name in files)
+    assert len(plain) == 2 and all((plain == other).all() for other in others)

@@ -1,4 +1,4 @@
-"""Prompts: files of a prompt a line, or the embedded world's, served by grain in an order that resumes exactly."""
+"""Prompts: of a file, or the embedded world's, served by grain in an order that resumes exactly."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import grain.python as grain
 import numpy as np
 
+from mvgrpo_jax.core import random
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.world import captions, scene
 from mvgrpo_jax.nano.world.scene import MAX_THINGS
+from mvgrpo_jax.run import prompt_files
 
 # Names of the embedded world's prompts -> how many things a prompt names at most.
 EMBEDDED = {"flux-nano": MAX_THINGS, "flux-nano-one": 1}
@@ -18,17 +20,8 @@ EMBEDDED_COUNT = 512
 
 
 def read_prompts(path: str | Path) -> list[str]:
-    """The non-empty lines of a text file. UserError when it is missing, empty or not text."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"prompt file {path} does not exist; expected a text file with a prompt a line") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"prompt file {path} is not UTF-8 text ({error}); expected a prompt a line") from None
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise UserError(f"prompt file {path} is empty; expected a prompt a line")
-    return prompts
+    """The texts of a prompt file, in its order. UserError as prompt_files.read."""
+    return [prompt.text for prompt in prompt_files.read(path)]
 
 
 def embedded_prompts(count: int, *, held_out: bool, things: int = MAX_THINGS, seed: int = 0) -> list[str]:
@@ -52,11 +45,20 @@ def load_prompts(source: str, count: int, *, held_out: bool) -> list[str]:
 
 
 def stream(texts: list[str], batch: int, seed: int) -> grain.DatasetIterator:
-    """An endless iterator over shuffled batches of prompt texts; get_state and set_state resume it exactly."""
+    """An endless iterator over shuffled batches [batch] of prompt texts; get_state and set_state resume it exactly.
+
+    UserError: a batch that is not positive or larger than the number of texts, or a seed outside 64 bits.
+    """
+    if batch < 1:
+        raise UserError(f"config.prompts_per_iteration must be at least 1, got {batch}")
     if len(texts) < batch:
         raise UserError(
             f"config.prompts_per_iteration is {batch}, but there are only {len(texts)} training prompts; "
             "lower it or give more prompts"
         )
-    dataset = grain.MapDataset.source(texts).seed(seed).shuffle().repeat().batch(batch)
+    if not 0 <= seed < random.SEEDS:
+        raise UserError(f"config.seed: expected a seed from 0 to {random.SEEDS - 1}, got {seed}")
+    dataset = grain.MapDataset.source(texts).seed(seed).shuffle().repeat()
+    # grain takes an endless dataset as sys.maxsize long and divides in floating point: by 1 that is 2^63, no length any more.
+    dataset = dataset.map(lambda text: np.asarray([text])) if batch == 1 else dataset.batch(batch)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)))

@@ -13,6 +13,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.convert.weights import export_params
 from mvgrpo_jax.errors import reports_errors
@@ -133,8 +134,8 @@ def write_clip(folder: Path, net, params, size, vocab: int) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.nano.pretrain", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for flux-nano/, clip-nano/ and the logs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=1.0, help="multiplies every training length and the corpus")
+    parser.add_argument("--seed", type=flags.seed, default=0)
+    parser.add_argument("--scale", type=flags.level, default=1.0, help="multiplies every training length and the corpus")
     options = parser.parse_args(argv)
     work = options.out / "work"
     work.mkdir(parents=True, exist_ok=True)

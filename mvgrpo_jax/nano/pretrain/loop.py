@@ -16,6 +16,8 @@ from flax import serialization
 from optax import contrib
 from tqdm import tqdm
 
+from mvgrpo_jax.convert.files import atomic
+from mvgrpo_jax.core import random
 from mvgrpo_jax.models.module import Params
 
 
@@ -77,7 +79,7 @@ def train(
 
     def step_fn(state, step, batch):
         params, opt_state, average = state
-        key = jax.random.fold_in(jax.random.key(seed), step)
+        key = jax.random.fold_in(random.key(seed), step)
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, average, step, key, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
@@ -114,7 +116,7 @@ def _save(path: Path, item: dict) -> None:
 
 
 def _write_log(path: Path, rows: list[dict]) -> None:
-    with path.open("w", newline="") as file:
+    with atomic(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mvgrpo_jax.core import random
 from mvgrpo_jax.core.schedules import shifted
 from mvgrpo_jax.models import clip, flux, t5, vae
 from mvgrpo_jax.models.module import Network, Params
@@ -36,6 +37,10 @@ class Stage:
     def steps(self, full: int) -> int:
         return max(2, round(full * self.scale))
 
+    def seeded(self, place: int) -> int:
+        """The seed of the stage at this place; after the largest comes 0."""
+        return (self.seed + place) % random.SEEDS
+
 
 def rows(stage: Stage, rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.integers(len(stage.corpus.scenes), size=count)
@@ -55,7 +60,7 @@ def autoencoder(stage: Stage, net: Network) -> Params:
 
     return train(
         "vae",
-        jax.jit(net.init)(jax.random.key(stage.seed)),
+        jax.jit(net.init)(random.key(stage.seed)),
         loss_fn,
         lambda step, rng: (stage.corpus.pixels(rows(stage, rng, 32)),),
         steps=stage.steps(2500),
@@ -108,13 +113,13 @@ def contrastive(stage: Stage, net: Network, tokenizer) -> Params:
 
     return train(
         "clip",
-        jax.jit(net.init)(jax.random.key(stage.seed + 1)),
+        jax.jit(net.init)(random.key(stage.seeded(1))),
         loss_fn,
         batch_fn,
         steps=stage.steps(1500),
         learning_rate=3e-3,
         orthogonal=True,
-        seed=stage.seed + 1,
+        seed=stage.seeded(1),
         folder=stage.folder,
         decay=0.995,
     )
@@ -159,7 +164,7 @@ def rectified_flow(
         velocity = net(params["flow"], x, sigma, text_net(params["t5"], ids_t5), pooled, ids, scale)
         return ((velocity - (noise - x0)) ** 2).mean(), {}
 
-    key = jax.random.key(stage.seed + 2)
+    key = random.key(stage.seeded(2))
     init = jax.jit(lambda: {"flow": net.init(key), "t5": text_net.init(jax.random.fold_in(key, 1))})
     return train(
         "flow",
@@ -169,7 +174,7 @@ def rectified_flow(
         steps=steps,
         learning_rate=5e-3,
         orthogonal=True,
-        seed=stage.seed + 2,
+        seed=stage.seeded(2),
         folder=stage.folder,
         on_save=on_save,
         save_every=1000,

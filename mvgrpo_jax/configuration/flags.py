@@ -1,0 +1,56 @@
+"""Types of command-line arguments, for argparse: what does not read as one is refused with what was expected."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from mvgrpo_jax.core.random import SEEDS
+
+
+def _integer(text: str, low: int, expected: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+    return value
+
+
+def positive(text: str) -> int:
+    """An integer of at least 1."""
+    return _integer(text, 1, "an integer of at least 1")
+
+
+def natural(text: str) -> int:
+    """An integer of at least 0."""
+    return _integer(text, 0, "an integer of at least 0")
+
+
+def seed(text: str) -> int:
+    """An integer from 0 to 2^64 - 1."""
+    expected = f"an integer from 0 to {SEEDS - 1}"
+    value = _integer(text, 0, expected)
+    if value >= SEEDS:
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+    return value
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor not-a-number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text}")
+    return value
+
+
+def level(text: str) -> float:
+    """A finite number of at least 0."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text}")
+    return value
