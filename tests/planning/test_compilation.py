@@ -231,4 +231,4 @@ def test_every_kind_of_run_has_its_programs_planned(name):
     expected = budget.of(config, run.programs)
     assert sum(counted[n] for n in sampled) == expected.sampled * expected.flops
     ratios = name not in ("diffusion_nft", "adagrpo")  # the others compare with what was kept before two updates
-    assert ("old_densities" in table) == ratios and counted["update"] > 0
+    assert ("old_densities" in counted) == ratios and counted["update"] > 0
