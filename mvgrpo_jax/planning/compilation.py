@@ -87,7 +87,7 @@ class Plan:
         length = config.sampling.max_sequence_length or (pipelines.text_length(self.pipeline) if known else T5_LENGTH)
         config.sampling.max_sequence_length = length
         self.programs = Programs.build(config, self.pipeline, self.mesh)
-        self.clip_length = self.pipeline.tokenizer.model_max_length if known else CLIP_LENGTH
+        self.clip_length = pipelines.clip_length(self.pipeline) if known else CLIP_LENGTH
 
     def network_params(self, name: str, dtype) -> Any:
         net = getattr(self.pipeline, name)
