@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,17 @@ _RENAMED = {
     "encoder.relative_attention_bias.weight": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
 }
 
-# Entries of real checkpoints that hold no information of their own: a copy of a tied table, and index buffers.
-REDUNDANT = re.compile(r"encoder\.embed_tokens\.weight|(.*\.)?embeddings\.position_ids")
+# A table that T5 keeps under several names, of which files have one or more. The first one that is there is read: where two
+# differ, transformers' encoder reads that one too.
+TIED = {"shared.weight": ("encoder.embed_tokens.weight", "shared.weight", "decoder.embed_tokens.weight")}
+
+# Index buffers of old versions, which hold no information.
+_BUFFERS = re.compile(r"(.*\.)?embeddings\.position_ids")
+
+# What stands beside an encoder in files of the whole model that it is a part of, and is not needed: transformers leaves it out.
+# spiece_model: ComfyUI's tokenizer.
+_T5 = re.compile(r"decoder\.(block\.\d+\.layer|final_layer_norm|embed_tokens)\..+|lm_head\.weight|spiece_model")
+_CLIP_TEXT = re.compile(r"text_projection(\.weight)?|visual_projection\.weight|vision_model\..+|logit_scale")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +81,29 @@ def entries(network: Network) -> dict[str, Entry]:
             torch_shape = to_torch(np.broadcast_to(np.float32(0), shape), path[-1]).shape
             table[full] = Entry(full, path, layer, torch_shape)
     return table
+
+
+def spare(wanted: Iterable[str], found: Iterable[str]) -> tuple[set[str], list[str]]:
+    """(keys without information of their own, keys of other parts of the same model) among `found`, neither of which the
+    network with the keys `wanted` reads: index buffers and tied copies; what T5's encoder or CLIP's text tower leaves out."""
+    wanted = set(wanted)
+    rest = [n for n in found if n not in wanted]
+    copies = {n for name, aliases in TIED.items() if name in wanted for n in aliases}
+    silent = {n for n in rest if _BUFFERS.fullmatch(n) or n in copies}
+    if wanted & TIED.keys():
+        other = _T5
+    elif wanted and all(n.startswith("text_model.") for n in wanted):
+        other = _CLIP_TEXT
+    else:
+        return silent, []
+    return silent, sorted(n for n in rest if n not in silent and other.fullmatch(n))
+
+
+def tied(wanted: Iterable[str], found: Iterable[str]) -> dict[str, str]:
+    """Wanted key -> the key of the file that has its values, for tables with several names."""
+    wanted, found = set(wanted), set(found)
+    return {
+        name: next(n for n in aliases if n in found)
+        for name, aliases in TIED.items()
+        if name in wanted and not found.isdisjoint(aliases)
+    }

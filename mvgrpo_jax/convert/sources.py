@@ -14,11 +14,10 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mvgrpo_jax.convert import float8, formats
 from mvgrpo_jax.errors import UserError
 
 STEMS = ("diffusion_pytorch_model", "model")
-PICKLES = (".bin", ".pt", ".ckpt", ".pth", ".pkl")
-REFUSED = "pickled weights are never loaded, because unpickling runs code: save them again with safe_serialization=True"
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -80,10 +79,12 @@ class Stored:
 
 
 def stored(path: Path) -> dict[str, Stored]:
-    """The tensors of one safetensors file. Raises UserError unless the file is whole."""
-    if path.suffix in PICKLES:
-        raise UserError(f"{path}: expected a safetensors file; {REFUSED}")
+    """The tensors of one safetensors file. Raises UserError unless the file is whole, and for formats that are not read."""
+    if path.suffix in formats.PICKLES:
+        raise UserError(f"{path}: expected a safetensors file; {formats.REFUSED}")
     try:
+        if told := formats.foreign(path):
+            raise UserError(f"{path}: expected a safetensors file, found {told}")
         with safe_open(path, "np"):  # the library's own checks: header, offsets, length
             pass
         with path.open("rb") as file:
@@ -95,9 +96,10 @@ def stored(path: Path) -> dict[str, Stored]:
             f"{path}: not a complete safetensors file ({size} bytes: {error}); it was cut short or is damaged, copy it again"
         ) from None
     table = {}
+    header.pop("__metadata__", None)
+    if told := formats.quantised(header, (item["dtype"] for item in header.values())):
+        raise UserError(f"{path}: holds {told}")
     for name, item in header.items():
-        if name == "__metadata__":
-            continue
         if item["dtype"] not in DTYPES:
             raise UserError(f"{path}: {name} has dtype {item['dtype']}; known are {', '.join(DTYPES)}")
         table[name] = Stored(path, DTYPES[item["dtype"]], tuple(item["shape"]), 8 + size + item["data_offsets"][0])
@@ -111,17 +113,14 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 class TensorFiles:
-    """The tensors of a component's folder, or of one file. float8 tensors come out as bfloat16, times their scale_weight
-    where the file has one. Raises UserError for anything missing or cut short."""
+    """The tensors of a component's folder, or of one file. float8 tensors come out as bfloat16, times their scales where the
+    file has some (see float8). Raises UserError for anything missing or cut short."""
 
     def __init__(self, place: str | Path):
         self.place = Path(place)
         self.where = str(place)
         tensors = stored(self.place) if self.place.is_file() else self._locate()
-        self.scales = {
-            n.removesuffix(".scale_weight") + ".weight": s for n, s in tensors.items() if n.endswith(".scale_weight")
-        }
-        self.tensors = {n: s for n, s in tensors.items() if not n.endswith(".scale_weight") and n != "scaled_fp8"}
+        self.tensors, self.scales = float8.split(tensors, self.where)
 
     def _locate(self) -> dict[str, Stored]:
         if not self.place.is_dir():
@@ -133,8 +132,10 @@ class TensorFiles:
             if (single := self.place / f"{stem}.safetensors").exists():
                 return stored(single)
         found = sorted(p.name for p in self.place.iterdir())
-        pickled = any(Path(name).suffix in PICKLES for name in found)
-        advice = REFUSED if pickled else "copy the complete folder as diffusers' save_pretrained writes it"
+        pickled = any(Path(name).suffix in formats.PICKLES for name in found)
+        advice = formats.REFUSED if pickled else "copy the complete folder as diffusers' save_pretrained writes it"
+        if any(name.endswith(".gguf") for name in found):
+            advice = f"GGUF files are not read; {formats.INSTEAD}"
         raise UserError(
             f"{self.place}: expected {' or '.join(s + '.safetensors' for s in STEMS)}, "
             f"found {', '.join(found) or 'nothing'}; {advice}"
@@ -167,7 +168,7 @@ class TensorFiles:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         array = self.tensors[name].read(start, stop)
         if name in self.scales:
-            array = array.astype(np.float32) * self.scales[name].read(0, None).astype(np.float32)
+            array = float8.scaled(array, self.scales[name].read(0, None), self.shape(name), start)
         return array.astype(self.dtype(name), copy=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax.convert.naming import REDUNDANT, Entry, entries, from_torch, to_torch
+from mvgrpo_jax.convert.naming import Entry, entries, from_torch, spare, tied, to_torch
 from mvgrpo_jax.convert.sources import STEMS, Renamed, Source, TensorFiles
 from mvgrpo_jax.convert.writing import write_folder
 from mvgrpo_jax.errors import UserError, did_you_mean
@@ -20,19 +21,27 @@ from mvgrpo_jax.parallel.hosts import to_host
 
 # transformers 5 writes CLIPTextModel without this prefix, older versions with it; both are in use.
 _OPTIONAL_PREFIX = "text_model."
+_SHOWN = 8  # unused keys that a warning names
 
 
 def checked(network: Network, source: Source) -> tuple[Source, dict[str, Entry]]:
-    """The source under the table's names, and the table. Raises UserError with every missing, unexpected or misshaped key."""
+    """The source under the table's names, and the table. Raises UserError with every missing, unexpected or misshaped key.
+
+    As transformers does, a tied table is taken from whichever name has it, and keys of other parts of the model that an
+    encoder is cut from are left out; one warning lists those.
+    """
     wanted = entries(network)
-    names = {n: n for n in source.names() if not REDUNDANT.fullmatch(n)}
-    if not any(n.startswith(_OPTIONAL_PREFIX) for n in names) and all(n.startswith(_OPTIONAL_PREFIX) for n in wanted):
-        names = {_OPTIONAL_PREFIX + n: n for n in names}
-    problems = [f"missing: {n}" for n in wanted if n not in names]
-    problems += [f"unexpected: {names[n]}.{did_you_mean(n, wanted)}" for n in names if n not in wanted]
+    names = {n: n for n in source.names()}
+    if all(n.startswith(_OPTIONAL_PREFIX) for n in wanted) and not any(n.startswith(_OPTIONAL_PREFIX) for n in names):
+        names = {_OPTIONAL_PREFIX + n if _OPTIONAL_PREFIX + n in wanted else n: n for n in names}
+    silent, unused = spare(wanted, names)
+    held = {n: own for n, own in names.items() if n not in silent and n not in unused}
+    held |= {n: names[own] for n, own in tied(wanted, names).items()}
+    problems = [f"missing: {n}" for n in wanted if n not in held]
+    problems += [f"unexpected: {held[n]}.{did_you_mean(n, wanted)}" for n in held if n not in wanted]
     for name, entry in wanted.items():
-        if name in names and (got := tuple(source.shape(names[name]))) != entry.shape:
-            problems.append(f"shape of {names[name]}: expected {list(entry.shape)}, found {list(got)}")
+        if name in held and (got := tuple(source.shape(held[name]))) != entry.shape:
+            problems.append(f"shape of {held[name]}: expected {list(entry.shape)}, found {list(got)}")
     if problems:
         shown = "\n  ".join(problems[:20])
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
@@ -40,7 +49,11 @@ def checked(network: Network, source: Source) -> tuple[Source, dict[str, Entry]]
             f"{source.where}: weights do not fit the model that its config.json describes ({len(problems)} problems); "
             f"check that config and weights belong together\n  {shown}{more}"
         )
-    return Renamed(source, {n: names[n] for n in wanted}), wanted
+    if unused:
+        more = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        shown = ", ".join(names[n] for n in unused[:_SHOWN])
+        warnings.warn(f"{source.where}: {len(unused)} keys are not used by this part of the model: {shown}{more}", stacklevel=2)
+    return Renamed(source, {n: held[n] for n in wanted}), wanted
 
 
 def stacked(read: list[Callable[[], np.ndarray]], place: Callable[[np.ndarray], jax.Array], layered: bool) -> jax.Array:

@@ -5,6 +5,7 @@ from mvgrpo_jax.pipelines.flux import (
     PUBLISHED,
     WEIGHTS,
     Pipeline,
+    check_channels,
     config_of,
     decode,
     describe,
@@ -14,13 +15,15 @@ from mvgrpo_jax.pipelines.flux import (
     read,
     save,
 )
-from mvgrpo_jax.pipelines.text import encode, shorten, text_length, tokenize
+from mvgrpo_jax.pipelines.text import clip_length, encode, shorten, text_length, tokenize
 
 __all__ = [
     "EMBEDDED",
     "PUBLISHED",
     "WEIGHTS",
     "Pipeline",
+    "check_channels",
+    "clip_length",
     "config_of",
     "decode",
     "describe",

@@ -65,8 +65,7 @@ class Pipeline:
     @property
     def default_size(self) -> int:
         """Pixels a side when none is asked for: the VAE's sample_size, or Flux's 1024."""
-        size = read_json(self.folder / "vae" / "config.json").get("sample_size", 1024)
-        return int(size)
+        return int(read_json(self.folder / "vae" / "config.json").get("sample_size") or 1024)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Packed tokens along each side; UserError when the size does not divide."""
@@ -103,6 +102,19 @@ def placements(net: Network, mesh):
     return of
 
 
+def check_channels(flux_config: flux.FluxConfig, vae_config: vae.VaeConfig, where: str | Path) -> None:
+    """UserError unless the transformer reads and writes just the VAE's packed latents, 2 x 2 positions a token."""
+    packed = 4 * vae_config.latent_channels
+    read, written = flux_config.in_channels, flux_config.out_channels or flux_config.in_channels
+    if (read, written) == (packed, packed):
+        return
+    raise UserError(
+        f"{where}: the transformer has {read} input and {written} output channels, but its VAE gives {packed} (4 x its "
+        f"{vae_config.latent_channels} latent channels). Flux Fill (384 input channels) and Flux Control, such as Depth and "
+        "Canny (128), read a picture beside the text and are not supported; use a text-to-image pipeline such as FLUX.1-dev"
+    )
+
+
 def describe(folder: str | Path, **options) -> Pipeline:
     """A pipeline folder without its weights (params is empty). options: of models.flux.flux."""
     from transformers import CLIPTokenizer, T5TokenizerFast
@@ -110,10 +122,14 @@ def describe(folder: str | Path, **options) -> Pipeline:
     folder = EMBEDDED if str(folder) == "flux-nano" else Path(folder)
     index = read_json(folder / "model_index.json")
     if index.get("_class_name") != "FluxPipeline":
-        raise UserError(f"{folder}: expected a FluxPipeline, model_index.json says {index.get('_class_name')!r}")
+        raise UserError(
+            f"{folder}: expected a FluxPipeline, model_index.json says {index.get('_class_name')!r}; pipelines that paint from "
+            "other inputs than text (Fill, Control, Kontext, img2img) are not supported"
+        )
     raw = {name: read_json(folder / name / "config.json") for name in WEIGHTS}
     flux_config = config_of(flux.FluxConfig, raw["transformer"], f"{folder}/transformer/config.json")
     vae_config = config_of(vae.VaeConfig, raw["vae"])
+    check_channels(flux_config, vae_config, folder)
     if raw["vae"].get("use_quant_conv") or raw["vae"].get("use_post_quant_conv"):
         raise UserError(f"{folder}/vae: quant convolutions are not part of Flux's VAE; expected use_quant_conv false")
     networks = {

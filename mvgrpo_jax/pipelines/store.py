@@ -35,10 +35,11 @@ class Store:
         self.held: OrderedDict[str, Encoded] = OrderedDict()
         self.size = 0
         self.files: OrderedDict[Path, int] = OrderedDict()
+        self.disk_size = 0  # bytes of self.files
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime_ns):
-                self.files[path] = path.stat().st_size
+                self._add(path, path.stat().st_size)
 
     def path(self, text: str) -> Path:
         return self.folder / (hashlib.sha256(f"{self.identity}\n{text}".encode()).hexdigest() + ".safetensors")
@@ -55,15 +56,22 @@ class Store:
         return None
 
     def put(self, text: str, encoded: Encoded) -> None:
+        """Keeps an encoding where there is room; one that is larger than a bound throws nothing out. The cost does not depend
+        on how many texts are stored."""
         self._hold(text, encoded)
-        if not self.folder or (path := self.path(text)) in self.files:
+        if not self.folder or sum(a.nbytes for a in encoded) > self.disk or (path := self.path(text)) in self.files:
             return
         items = [(name, a.dtype, a.shape) for name, a in zip(("txt", "pooled"), encoded)]
         write_file(path, items, encoded)
-        self.files[path] = path.stat().st_size
-        while sum(self.files.values()) > self.disk:
-            oldest, _ = self.files.popitem(last=False)
+        self._add(path, path.stat().st_size)
+        while self.disk_size > self.disk:
+            oldest, size = self.files.popitem(last=False)
+            self.disk_size -= size
             oldest.unlink(missing_ok=True)
+
+    def _add(self, path: Path, size: int) -> None:
+        self.files[path] = size
+        self.disk_size += size
 
     def _hold(self, text: str, encoded: Encoded) -> None:
         nbytes = sum(a.nbytes for a in encoded)

@@ -12,7 +12,7 @@ from mvgrpo_jax.pipelines.flux import Pipeline
 
 def tokenize(pipeline: Pipeline, texts: list[str], max_sequence_length: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Ids for both encoders, int32 [N, clip length] and [N, max_sequence_length], and a warning for each text cut."""
-    short = pipeline.tokenizer.model_max_length
+    short = clip_length(pipeline)
     ids_clip = pipeline.tokenizer(texts, padding="max_length", max_length=short, truncation=True)["input_ids"]
     ids_t5 = pipeline.tokenizer_2(texts, padding="max_length", max_length=max_sequence_length, truncation=True)["input_ids"]
     warnings = []
@@ -36,6 +36,13 @@ def shorten(pipeline: Pipeline, text: str, max_sequence_length: int) -> str:
     if end > len(kept) // 2:
         return kept[: end + 1]
     return kept.rsplit(" ", 1)[0] if " " in kept else kept
+
+
+def clip_length(pipeline: Pipeline) -> int:
+    """CLIP tokens of every text: what the tokenizer says, and as many as the encoder has positions at most. A tokenizer without
+    model_max_length says a number beyond any length."""
+    positions, _ = pipeline.text_encoder.shapes["text_model"]["embeddings"]["position_embedding"]["embedding"].shape
+    return int(min(positions, pipeline.tokenizer.model_max_length))
 
 
 def text_length(pipeline: Pipeline) -> int:

@@ -70,7 +70,7 @@ class AbstractRun:
             config.image.width = config.image.width or 1024
         length = config.sampling.max_sequence_length or (pipelines.text_length(self.pipeline) if known else T5_LENGTH)
         config.sampling.max_sequence_length = length
-        self.clip_length = self.pipeline.tokenizer.model_max_length if known else CLIP_LENGTH
+        self.clip_length = pipelines.clip_length(self.pipeline) if known else CLIP_LENGTH
         self.programs = Programs.build(config, self.pipeline, self.mesh)
         self.frozen_dtype = dtype_of(config.train.frozen_dtype)
         programs = self.programs
