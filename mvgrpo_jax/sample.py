@@ -26,7 +26,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, help="file with a prompt a line")
-    parser.add_argument("--lora", type=Path, help="LoRA file or folder, diffusers' or kohya's layout")
+    parser.add_argument("--lora", type=Path, help="LoRA file or folder: diffusers', PEFT's, kohya's or XLabs' layout")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=28)
     parser.add_argument("--guidance", type=float, default=3.5)

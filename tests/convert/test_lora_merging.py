@@ -130,7 +130,9 @@ def test_a_large_change_needs_no_warning(base, small, tmp_path):
 def test_values_beyond_the_dtype_are_refused():
     source = Arrays({"x.weight": np.full((2, 2), 60000, np.float32)})
     merged = lora.Merged(source, {"x": (np.full((1, 2), 100, np.float32), np.full((2, 1), 100, np.float32))}, np.float16)
-    with pytest.raises(UserError, match="x.weight: merged values reach 7e.04, beyond the range of float16; .*bfloat16 or float32"):
+    with pytest.raises(
+        UserError, match="x.weight: merged values reach 7e.04, beyond the range of float16; .*bfloat16 or float32"
+    ):
         merged.read("x.weight")
 
 

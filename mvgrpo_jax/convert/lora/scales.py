@@ -108,7 +108,8 @@ def _parse(text: str, where: str, short: str, prefixed: bool = False) -> PeftSca
 def _refuse(options: dict[str, Any], where: str) -> None:
     wrong = [k for k, v in options.items() if v and k not in _HARMLESS | _READ]
     wrong += ["bias"] if options.get("bias") not in (None, "none") else []
-    if options.get("init_lora_weights") not in _STARTS:
+    start = options.get("init_lora_weights")
+    if (start.lower() if isinstance(start, str) else start) not in _STARTS:
         wrong.append("init_lora_weights")
     if str(options.get("peft_type") or "LORA").upper() != "LORA":
         wrong.append("peft_type")
