@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
                 r"transformer_blocks\.(ff|ff_context)\.net\.(0\.proj|2)",
                 r"single_transformer_blocks\.(proj_mlp|proj_out)",
             ),
-            "start": "",  # a LoRA file to start from, diffusers' or kohya's layout
+            "start": "",  # a LoRA file or folder to start from: diffusers', PEFT's, kohya's, XLabs'
         }
     )
     c.export = ConfigDict(

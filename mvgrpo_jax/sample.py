@@ -28,7 +28,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV or TSV")
-    parser.add_argument("--lora", type=Path, help="LoRA file or folder, diffusers' or kohya's layout")
+    parser.add_argument("--lora", type=Path, help="LoRA file or folder: diffusers', PEFT's, kohya's or XLabs' layout")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=flags.positive, default=28)
     parser.add_argument("--guidance", type=flags.finite, default=3.5)

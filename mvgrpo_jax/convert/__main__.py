@@ -3,9 +3,14 @@
   import --src DIR_OR_FILE --dst DIR      a diffusers folder, or an original single file (flux1-dev.safetensors,
                                           ae.safetensors), to a diffusers folder: keys checked, shards, checksums
   export --src DIR --dst DIR              a diffusers folder to --layout diffusers or original (single files),
-                                          with --lora FILE --merge its weights added in
-  lora   --src FILE --dst FILE            a LoRA from either layout to --layout diffusers or kohya
+                                          with --lora FILE --merge its weights added in: computed in float32,
+                                          rounded once to --dtype; a warning says how much of the change that loses
+  lora   --src FILE --dst FILE            a LoRA to --layout diffusers or kohya
   verify --src DIR                        compares files with their checksums
+
+A LoRA is a file or a folder: diffusers' layout (alpha in the header is read), what PEFT's save_pretrained leaves
+(adapter_model.safetensors with adapter_config.json), kohya's, the original's names, or XLabs'. Layers of text
+encoders are left out with a warning.
 
 Conversions run file to file, one tensor in memory at a time. An interrupted one goes on with the same command.
 """
@@ -44,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     bring.add_argument("--config", type=Path, help="config.json of a single file's model, when its shapes do not tell")
     out = command("export")
     out.add_argument("--layout", choices=("diffusers", "original"), default="diffusers")
-    out.add_argument("--lora", type=Path, help="LoRA file or folder, of either layout")
+    out.add_argument("--lora", type=Path, help="LoRA file or folder, of any layout above")
     out.add_argument("--merge", action="store_true", help="add the LoRA into the weights")
     for sub in (bring, out):
         sub.add_argument("--shard-size", type=int, default=SHARD, help="bytes of a shard at most")

@@ -106,14 +106,27 @@ def import_file(src: Path, dst: Path, *, base: Path | None = None, config: Path 
 
 def export(src: Path, dst: Path, layout: str, *, lora_file: Path | None = None, dtype=None, limit: int = SHARD) -> list[Path]:
     """A diffusers folder -> a diffusers folder, or the original single files; with a LoRA, merged into the transformer.
-    Returns what was written."""
+
+    lora_file: of any layout that lora.read takes. The sum is rounded once, to `dtype` (None: each weight's own); a warning
+    tells how much of the change that dtype cannot hold. Returns what was written.
+    """
     folder = pipelines.EMBEDDED if str(src) == "flux-nano" else src
     pipeline, sources = pipelines.describe(folder), components(folder)
+    merged = None
     if lora_file:
         factors = lora.read(lora_file, pipeline.transformer, pipeline.flux_config)
-        sources["transformer"] = lora.Merged(sources["transformer"], factors)
+        sources["transformer"] = merged = lora.Merged(sources["transformer"], factors, dtype)
+    written = _write_layout(folder, dst, layout, pipeline, sources, lora_file, dtype, limit)
+    if merged:
+        merged.report()
+    return written
+
+
+def _write_layout(
+    folder: Path, dst: Path, layout: str, pipeline, sources, lora_file: Path | None, dtype, limit: int
+) -> list[Path]:
     if layout == "diffusers":
-        stamp = identity(lora_file) if lora_file else ""
+        stamp = [identity(path) for path in lora.files_of(lora_file)] if lora_file else ""
         marks = {n: identity(folder / n, dtype, limit, stamp) for n in sources}
         write_pipeline(folder, sources, dst, dtype=dtype, limit=limit, identities=marks)
         return [dst]
@@ -128,7 +141,7 @@ def export(src: Path, dst: Path, layout: str, *, lora_file: Path | None = None, 
 
 
 def convert_lora(src: Path, dst: Path, layout: str, pipeline_folder: Path, *, dtype) -> None:
-    """A LoRA file from either layout to `layout`."""
+    """A LoRA file or folder of any layout that lora.read takes, to `layout`."""
     pipeline = pipelines.describe(pipeline_folder)
     factors = lora.read(src, pipeline.transformer, pipeline.flux_config)
     if layout == "diffusers":

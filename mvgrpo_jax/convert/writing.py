@@ -71,13 +71,14 @@ def plan_shards(items: list[Item], limit: int) -> list[list[Item]]:
     return shards
 
 
+def dtype_written(own: np.dtype, asked: Any = None) -> np.dtype:
+    """The dtype in which a tensor is written: the one asked for where it is of floating point, else its own."""
+    return own if asked is None or own in (np.int64, np.int32, np.uint8, np.bool_) else np.dtype(asked)
+
+
 def items_of(source: Source, dtype: Any = None) -> list[Item]:
     """Every tensor of a source; `dtype` replaces that of floating-point ones."""
-
-    def of(own: np.dtype) -> np.dtype:
-        return own if dtype is None or own in (np.int64, np.int32, np.uint8, np.bool_) else np.dtype(dtype)
-
-    return [(name, of(source.dtype(name)), source.shape(name)) for name in source.names()]
+    return [(name, dtype_written(source.dtype(name), dtype), source.shape(name)) for name in source.names()]
 
 
 def _checksums(folder: Path) -> dict[str, str]:

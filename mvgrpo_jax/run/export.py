@@ -67,8 +67,10 @@ def write(config, programs: Programs, trained: Params, frozen: Params | None, st
             lora_files.write_kohya(place / lora_files.KOHYA_NAME, factors, programs.pipeline.flux_config, **options)
     else:
         source = ParamsSource(programs.pipeline.transformer, trained if frozen is None else frozen)
-        source = lora_files.Merged(source, factors) if factors else source
-        pipelines.save(programs.pipeline, place, {"transformer": source}, dtype=dtype)
+        merged = lora_files.Merged(source, factors, dtype) if factors else None
+        pipelines.save(programs.pipeline, place, {"transformer": merged or source}, dtype=dtype)
+        if merged and jax.process_index() == 0:
+            merged.report()
     if jax.process_index() == 0:
         with atomic(place / "README.md") as part:
             part.write_text(card(config, programs.pipeline.folder, kind, step))
