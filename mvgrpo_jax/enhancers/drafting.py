@@ -3,14 +3,15 @@
 Three operations, drawn at random: addition of details, deletion of details, rewriting in other words. A memory of what was
 already produced for a prompt prevents repeats.
 
-When a prompt is finished. It is finished with `count` captions. It is finished with fewer, at least one, when ATTEMPTS tries
-brought no further caption although the service works: after them another prompt got an answer of use, or a question that was
-answered before is answered again. Otherwise it is not finished: it has no caption, or the lack may be the service's.
+When a prompt is finished. It is finished with `count` captions. It is finished with fewer, at least one, when an EFFORT of
+90 rejected answers, 30 near repeats or three draws that met faults, or a mixture, brought no further caption although the
+service works: after them another prompt got an answer of use, or a question that was answered before is answered again.
+Otherwise it is not finished: it has no caption, or the lack may be the service's.
 
 A try that is no good (an answer that was rejected, a near repeat, an operation that cannot be applied, a bad request) leads to
 another draw of operation and seed. A fault (no answer, a broken one, an error of the server) leads to the same draw again, as
-long as it takes; a draw that met faults alone, and FAULTS times while others were answered, is left and counts as a third of
-the tries. The run ends when the service refuses for good, and when nobody got an answer of use for a stated time.
+long as it takes; a draw that met faults alone, and FAULTS times while others were answered, is left. The run ends when the
+service refuses for good, and when nobody got an answer of use for a stated time.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from mvgrpo_jax.enhancers.rewriters import OPERATIONS
 from mvgrpo_jax.enhancers.watch import NO_GOOD, Watch, reason
 from mvgrpo_jax.services import Failure
 
-ATTEMPTS = 30  # tries for one caption before the prompt counts as exhausted
+# What is spent on one caption before the prompt counts as exhausted, and what a try costs: rejected answers are common with
+# small models and tell least.
+EFFORT, REJECTED, UNCHANGED, FAULTED = 90, 1, 3, 30
 FAULTS = 2  # further faults of a draw, with answers to others in between, after which it is left
 LONGEST_PAUSE = 30.0  # seconds between faults of a draw
 
@@ -75,11 +78,11 @@ async def enhance_prompt(prompt: str, watch: Watch, count: int, seed: int, limit
 
 
 async def _add_caption(out: Enhanced, watch: Watch, rng: np.random.Generator, limit: float) -> bool:
-    """Writes a further caption into `out`; False when ATTEMPTS tries brought none."""
+    """Writes a further caption into `out`; False when EFFORT was spent without one."""
     memory = [out.prompt, *(c["text"] for c in out.captions)]
     out.reasons.clear()
-    tries = 0
-    while tries < ATTEMPTS:
+    spent = 0
+    while spent < EFFORT:
         operation = str(rng.choice(OPERATIONS))
         try:
             text = await _through_faults(out.prompt, operation, memory, rng, watch)
@@ -87,12 +90,12 @@ async def _add_caption(out: Enhanced, watch: Watch, rng: np.random.Generator, li
             if failure.reason == "refused":
                 raise
             out.reasons[reason(failure)] += 1
-            out.detail = str(failure)
-            tries += 1 if failure.reason in NO_GOOD else ATTEMPTS // 3
+            out.detail = "" if failure.reason == "rejected" else str(failure)
+            spent += REJECTED if failure.reason in NO_GOOD else FAULTED
             continue
-        tries += 1
         if text is None:
             out.reasons["operation not applicable"] += 1
+            spent += UNCHANGED
             continue
         nearest = max(similarity(text, known) for known in memory)
         if nearest < limit:
@@ -101,6 +104,7 @@ async def _add_caption(out: Enhanced, watch: Watch, rng: np.random.Generator, li
             return True
         out.refused += 1
         out.reasons["repeat"] += 1
+        spent += UNCHANGED
     return False
 
 

@@ -148,7 +148,13 @@ def test_a_server_in_thinking_mode_is_named_and_nothing_counts_as_finished(answe
     with FaultServer(then=answer) as server:
         said = stops(capsys, flags(server, few, out))
         assert "3 of 3 prompts are not finished" in said and f"rejected: {cause}" in said
-        assert "--extra" in said and "enable_thinking" in said and "--max-tokens" in said and "go on" in said
+        assert (
+            "--extra" in said
+            and "enable_thinking" in said
+            and len(server.requests) == 270
+            and "--max-tokens" in said
+            and "go on" in said
+        )
     assert out.read_text() == ""
     with pytest.raises(UserError, match="no captions for 3 of 3 .*python -m mvgrpo_jax.enhance"):
         FileEnhancer.load(str(out), 3, 0, PROMPTS[:3])
