@@ -1,8 +1,9 @@
 """python -m mvgrpo_jax.enhance --prompts FILE --out FILE --k 12 [--endpoint URL --model NAME]: captions before training.
 
 With endpoints a language model rewrites the prompts (`vllm serve Qwen/Qwen3-8B`); without, the embedded world's grammar
-rewrites that world's prompts. A line a prompt is appended when it is finished; a run that was stopped, by whatever, goes on
-where it was. Beside FILE it leaves FILE.summary.json and FILE.png.
+rewrites that world's prompts. A line a prompt is appended when its captions are there; a run that was stopped, by whatever,
+goes on where it was. A fault of the service is waited out, up to --give-up-s. With prompts that are not finished the exit
+status is 2. Beside FILE it leaves FILE.summary.json and FILE.png.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import asyncio
 from pathlib import Path
 
 from mvgrpo_jax.convert.files import write_json
-from mvgrpo_jax.enhancers import writing
+from mvgrpo_jax.enhancers import statistics, writing
 from mvgrpo_jax.enhancers.rewriters import LlmRewriter, WorldRewriter
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.run.prompts import load_prompts
 from mvgrpo_jax.services import Service, Settings, keys
 
 
-@reports_errors
-def main(argv: list[str] | None = None) -> None:
+def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m mvgrpo_jax.enhance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -42,7 +42,12 @@ def main(argv: list[str] | None = None) -> None:
     server.add_argument("--in-flight", type=int, default=4096, help="prompts being worked on at a time")
     server.add_argument("--attempt-s", type=float, default=60.0)
     server.add_argument("--request-s", type=float, default=180.0)
-    server.add_argument("--retries", type=int, default=5)
+    server.add_argument("--retries", type=int, default=5, help="further attempts of a request after faults")
+    server.add_argument("--backoff-s", type=float, default=0.5, help="first pause after a fault; doubles, with jitter")
+    server.add_argument("--cooldown-s", type=float, default=10.0, help="pause after five faults of an endpoint in a row")
+    server.add_argument(
+        "--give-up-s", type=float, default=300.0, help="end the run when no prompt got an answer of use for so long; 0: never"
+    )
     server.add_argument("--max-tokens", type=int, default=200)
     server.add_argument("--temperature", type=float, default=0.9)
     server.add_argument("--language", default="en", help="captions in others are asked for again; empty: any")
@@ -54,16 +59,27 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.k < 1 or options.in_flight < 1:
         raise UserError(f"--k and --in-flight must be at least 1, got {options.k} and {options.in_flight}")
+    if options.similarity is None:
+        options.similarity = 0.9 if options.endpoint else 1.0
+    if not 0 < options.similarity <= 1:
+        raise UserError(f"--similarity must be above 0 and at most 1, got {options.similarity}")
+    if options.give_up_s and options.give_up_s < options.attempt_s:
+        raise UserError(
+            f"--give-up-s must be 0 (never) or at least --attempt-s, the time that one answer may take; got "
+            f"{options.give_up_s:g} and {options.attempt_s:g}"
+        )
+    return options
+
+
+@reports_errors
+def main(argv: list[str] | None = None) -> None:
+    options = parsed(argv)
     service, rewriter = None, WorldRewriter()
     if options.endpoint:
         values = vars(options) | {"endpoints": tuple(options.endpoint), "batch_s": options.request_s}
         settings = Settings.of(values)
         service = Service(settings, keys.read(settings.key_env, settings.key_file))
         rewriter = LlmRewriter(service, options.language)
-    if options.similarity is None:
-        options.similarity = 0.9 if service else 1.0
-    if not 0 < options.similarity <= 1:
-        raise UserError(f"--similarity must be above 0 and at most 1, got {options.similarity}")
     prompts = list(dict.fromkeys(load_prompts(options.prompts, options.count, held_out=False)))
     done = writing.finished(options.out)
     known = set(prompts)
@@ -72,23 +88,24 @@ def main(argv: list[str] | None = None) -> None:
             f"{options.out} holds captions of other prompts, such as {strangers[0]!r}; choose another --out or remove it"
         )
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    refused, short, unanswered, why = asyncio.run(
-        writing.write([p for p in prompts if p not in done], options, rewriter, service)
-    )
-    facts, words, similar = writing.summary(writing.finished(options.out), options.k)
-    facts |= {"repeats_refused": refused, "unanswered": unanswered}
+    proofs = {prompt: captions[0]["operation"] for prompt, captions in list(done.items())[-2:]}
+    outcome = asyncio.run(writing.write([p for p in prompts if p not in done], options, rewriter, service, proofs))
+    facts, words, similar = statistics.summary(writing.finished(options.out), options.k)
+    facts |= {"repeats_refused": outcome.refused, "unfinished": len(prompts) - facts["prompts"]}
     if service is not None:
         facts["service"] = dict(sorted(service.counts.items()))
     write_json(options.out.with_name(options.out.name + ".summary.json"), facts)
     if facts["captions"]:
-        writing.plot(facts["operations"], words, similar, options.out.with_name(options.out.name + ".png"))
+        statistics.plot(facts["operations"], words, similar, options.out.with_name(options.out.name + ".png"))
     operations = ", ".join(f"{n} {name}" for name, n in facts["operations"].items())
-    print(f"{facts['prompts']} prompts, {facts['captions']} captions ({operations}); {refused} repeats refused")
-    if short:
-        print(f"{short} prompts have fewer than {options.k} different captions; their missing views will be masked")
-    if left := len(prompts) - facts["prompts"]:
+    print(f"{facts['prompts']} prompts, {facts['captions']} captions ({operations}); {outcome.refused} repeats refused")
+    if service is not None:
+        print("service: " + ", ".join(f"{n} {name.replace(':', ': ')}" for name, n in facts["service"].items()))
+    if outcome.short:
+        print(f"{outcome.short} prompts have fewer than {options.k} different captions; their missing views will be masked")
+    if facts["unfinished"]:
         raise UserError(
-            f"{left} of {len(prompts)} prompts are not finished: the service did not answer ({why}). What came is saved in "
+            f"{facts['unfinished']} of {len(prompts)} prompts are not finished: {outcome.why()}. What came is saved in "
             f"{options.out}; run the same command to go on"
         )
 

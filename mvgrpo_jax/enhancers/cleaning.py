@@ -18,6 +18,13 @@ LONGEST = 4000  # characters that are looked at; no caption is longer
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THOUGHT_END = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _THOUGHT_BEGIN = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
+# Thoughts whose beginning was in the server's template and whose end did not come have no tag at all.
+_ALOUD = re.compile(
+    r"(?:(?:okay|ok|alright|hmm+|well|so|first|wait|now)\b[,.!]*\s+)*"
+    r"(?:(?:let me|i need to|i should|i have to|we need to|we should|we have to)\b|"
+    r"the user (?:wants|asks|asked|is asking|gave|has given|has provided|provided|said)\b)",
+    re.IGNORECASE,
+)
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok|great|alright)\b[^\n:.!]{0,60}[:.!]\s*)?"
     r"(?:here(?:'s| is| are)\b[^\n:]{0,80}:\s*)?"
@@ -51,6 +58,8 @@ def clean(answer: str, finish: str = WHOLE, language: str = "") -> str:
     """
     if finish not in (WHOLE, CUT):
         raise Rejected(f"finish reason {finish[:20] or 'missing'}")
+    if finish == CUT and not answer.strip():
+        raise Rejected("no text within max_tokens")  # thoughts that the server keeps to itself
     text = _visible(_without_thoughts(answer[: 4 * LONGEST])[:LONGEST])
     text = re.sub(r"\n\s*(?=[a-z(,])", " ", _without_markup(text))  # a line that goes on
     paragraphs = [p for p in (" ".join(p.split()) for p in re.split(r"\n+", text)) if p]
@@ -77,7 +86,7 @@ def clean(answer: str, finish: str = WHOLE, language: str = "") -> str:
 def _without_thoughts(text: str) -> str:
     text = _THOUGHT.sub(" ", text)
     text = _THOUGHT_END.sub("", text)  # the beginning was in the server's template
-    if _THOUGHT_BEGIN.search(text):
+    if _THOUGHT_BEGIN.search(text) or _ALOUD.match(text.lstrip()):
         raise Rejected("unfinished thinking")
     return text
 

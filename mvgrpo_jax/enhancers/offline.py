@@ -1,100 +1,19 @@
-"""The offline enhancer: prompts are rewritten before training, into a file that training reads.
+"""The offline enhancer: training reads captions that were written before it.
 
-Three operations, drawn at random: addition of details, deletion of details, rewriting in other words. A memory of what
-was already produced for a prompt prevents repeats. The file has a JSON line a prompt:
+The file has a JSON line a prompt:
 {"prompt": ..., "captions": [{"text": ..., "operation": "addition|deletion|rewriting"}, ...]}.
 """
 
 from __future__ import annotations
 
-import asyncio
-import collections
 import dataclasses
-import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import numpy as np
-from rapidfuzz import fuzz
 
 from mvgrpo_jax.core.structs import Captions
-from mvgrpo_jax.enhancers.rewriters import OPERATIONS, Rewriter
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.services import Failure
-
-ATTEMPTS = 30  # tries for one caption before the prompt is given up as exhausted
-
-
-@dataclasses.dataclass
-class Enhanced:
-    """What was written for a prompt. similar: of each caption, its similarity to the nearest of the prompt and the captions
-    before it. refused: near repeats. failure: why the service did not answer; such a prompt is not finished."""
-
-    prompt: str
-    captions: list[dict[str, str]] = dataclasses.field(default_factory=list)
-    similar: list[float] = dataclasses.field(default_factory=list)
-    refused: int = 0
-    failure: Failure | None = None
-
-
-def canonical(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
-def similarity(a: str, b: str) -> float:
-    """1 for equal texts, case and spaces aside: 1 - insertions and deletions between them / length of both."""
-    return fuzz.ratio(canonical(a), canonical(b)) / 100
-
-
-async def enhance_prompt(prompt: str, rewriter: Rewriter, count: int, seed: int, limit: float) -> Enhanced:
-    """Up to `count` captions, each less similar than `limit` to the prompt and to the others. The draws depend on the seed
-    and the prompt alone, whatever else is in the file."""
-    digest = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
-    rng = np.random.default_rng([seed, 13, digest])
-    out = Enhanced(prompt)
-    memory = [prompt]
-    while len(out.captions) < count:
-        for _ in range(ATTEMPTS):
-            operation = str(rng.choice(OPERATIONS))
-            try:
-                text = await rewriter.rewrite(prompt, operation, memory, rng)
-            except Failure as failure:
-                if failure.reason == "rejected":  # the model answers, but not usably: another operation may do
-                    continue
-                out.failure = failure
-                return out
-            if text is None:
-                continue
-            nearest = max(similarity(text, known) for known in memory)
-            if nearest < limit:
-                break
-            out.refused += 1
-        else:
-            break
-        memory.append(text)
-        out.captions.append({"text": text, "operation": operation})
-        out.similar.append(nearest)
-    return out
-
-
-async def enhance_prompts(
-    prompts: Iterable[str], rewriter: Rewriter, count: int, seed: int, *, limit: float = 1.0, in_flight: int = 1
-) -> AsyncIterator[Enhanced]:
-    """Each prompt's captions as they are finished, `in_flight` prompts at a time."""
-    waiting: collections.deque[str] = collections.deque(prompts)
-    running: set[asyncio.Task] = set()
-    try:
-        while waiting or running:
-            while waiting and len(running) < in_flight:
-                running.add(asyncio.create_task(enhance_prompt(waiting.popleft(), rewriter, count, seed, limit)))
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield task.result()
-    finally:
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 def read_captions(path: str | Path) -> dict[str, list[str]]:
@@ -137,7 +56,7 @@ class FileEnhancer:
         if missing:
             raise UserError(
                 f"{path} has no captions for {len(missing)} of {len(prompts)} training prompts, such as {missing[0]!r}; "
-                "run python -m mvgrpo_jax.enhance on the same prompts"
+                "run python -m mvgrpo_jax.enhance on the same prompts with the same --out, which does those that are missing"
             )
         return cls(table, count, seed)
 

@@ -20,7 +20,8 @@ REMEMBERED = 24  # newest captions that a request repeats, so that it stays with
 class Rewriter(Protocol):
     """rewrite(prompt, operation, memory, rng) -> a new caption, or None where the operation cannot be applied.
 
-    memory: the prompt and what was already written for it. Raises services.Failure when a service does not answer.
+    memory: the prompt and what was already written for it. Raises services.Failure: reason 'rejected' for an answer that is
+    no good, 'bad request' and 'refused' for what the service will not do, others when it does not answer.
     """
 
     async def rewrite(self, prompt: str, operation: str, memory: list[str], rng: np.random.Generator) -> str | None: ...
@@ -109,7 +110,8 @@ INSTRUCTIONS = {
 
 
 class LlmRewriter:
-    """Asks a language model, and takes only what does what was asked for."""
+    """Asks a language model, and takes only what does what was asked for. One answer is asked for: where it is no good, the
+    caller draws another operation, because some models never do some operation as asked."""
 
     def __init__(self, service: Service, language: str = "en"):
         self.service, self.language = service, language
@@ -127,7 +129,8 @@ class LlmRewriter:
             return None
 
         accept = lambda answer, finish: self.accepted(prompt, answer, finish, operation)
-        return await self.service.ask(self.messages(prompt, operation, memory), accept, seed=int(rng.integers(2**31)))
+        messages, seed = self.messages(prompt, operation, memory), int(rng.integers(2**31))
+        return await self.service.ask(messages, accept, seed=seed, answers=1)
 
     def accepted(self, prompt: str, answer: str, finish: str, operation: str) -> str:
         """The caption in an answer; Rejected when it does not do what was asked for."""

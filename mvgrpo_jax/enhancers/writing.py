@@ -3,101 +3,94 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import os
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from mvgrpo_jax.convert.files import atomic
-from mvgrpo_jax.enhancers.offline import enhance_prompts, similarity
+from mvgrpo_jax.enhancers import causes
+from mvgrpo_jax.enhancers.drafting import Enhanced, enhance_prompts
+from mvgrpo_jax.enhancers.rewriters import Rewriter
+from mvgrpo_jax.enhancers.watch import Watch
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.services import Service
-
-DOWN = 50  # unanswered prompts in a row after which the service counts as down
+from mvgrpo_jax.services import Failure, Service
 
 
 def finished(path: Path) -> dict[str, list[dict[str, str]]]:
-    """The prompts already in the file and their captions; a last line that was cut off is removed."""
+    """The prompts already in the file and their captions. A last line that was cut off, and prompts without captions, are
+    removed from the file: they are not finished."""
     if not path.exists():
         return {}
     text = path.read_text(encoding="utf-8")
-    if text and not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        path.write_text(text, encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    lines = [line for line in whole.split("\n") if line]
     try:
-        items = [json.loads(line) for line in text.split("\n") if line]
-        return {item["prompt"]: [{k: c[k] for k in ("text", "operation")} for c in item["captions"]] for item in items}
+        items = [json.loads(line) for line in lines]
+        found = [(item["prompt"], [{k: c[k] for k in ("text", "operation")} for c in item["captions"]]) for item in items]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{path} exists and is no caption file; choose another --out") from None
+    if whole != text or not all(captions for _, captions in found):
+        with atomic(path) as part:
+            part.write_text("".join(f"{line}\n" for line, (_, captions) in zip(lines, found) if captions), encoding="utf-8")
+    return {prompt: captions for prompt, captions in found if captions}
 
 
-def summary(table: dict[str, list[dict[str, str]]], k: int) -> tuple[dict, list[int], list[float]]:
-    """Counts of what the file holds, the captions' lengths in words, and the similarity of each to the nearest of its
-    prompt and the captions before it."""
-    words, similar = [], []
-    for prompt, captions in table.items():
-        known = [prompt]
-        for caption in captions:
-            words.append(len(caption["text"].split()))
-            similar.append(max(similarity(caption["text"], other) for other in known))
-            known.append(caption["text"])
-    facts = {
-        "prompts": len(table),
-        "captions": len(words),
-        "operations": dict(sorted(collections.Counter(c["operation"] for cs in table.values() for c in cs).items())),
-        "short_of_k": sum(len(captions) < k for captions in table.values()),
-    }
-    for name, values in (("words", words), ("similarity", similar)):
-        facts[name] = {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (5, 25, 50, 75, 95)} if values else {}
-    return facts, words, similar
+@dataclasses.dataclass
+class Outcome:
+    """Of a run. refused: near repeats. short: prompts that were finished with fewer than k captions. left: prompts that ended
+    unfinished. stopped: why the run ended early. reasons: what came in place of captions, counted."""
+
+    refused: int = 0
+    short: int = 0
+    left: list[Enhanced] = dataclasses.field(default_factory=list)
+    stopped: Failure | None = None
+    reasons: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def why(self) -> str:
+        """What kept prompts from being finished, and what to do about it, in sentences without the last stop."""
+        reasons = self.reasons
+        if self.stopped is not None and self.stopped.reason == "refused":
+            said = f"the service refuses ({self.stopped})"
+            reasons = collections.Counter({"error: refused": 1})
+        elif self.stopped is not None:
+            said = f"{self.stopped}; since then: {causes.listed(reasons) or 'nothing, requests still wait'}"
+        else:
+            said = f"no answer was of use ({causes.listed(reasons)}), such as for {self.left[0].prompt[:200]!r}"
+            said += f"; the last one: {self.left[0].detail}" if self.left[0].detail else ""
+        advice = causes.remedy(reasons)
+        return f"{said}. {advice}" if advice else said
 
 
-def plot(operations: dict[str, int], words: list[int], similar: list[float], path: Path) -> None:
-    """Lengths, similarities and operations as one picture."""
-    import matplotlib
+async def write(prompts: list[str], options, rewriter: Rewriter, service: Service | None, proofs: dict[str, str]) -> Outcome:
+    """Appends a line for every prompt that gets finished, until all have ended or the service has.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), dpi=110)
-    axes[0].hist(words, bins=min(40, max(1, len(set(words)))), color="#4060a0")
-    axes[0].set(title="length", xlabel="words", ylabel="captions")
-    axes[1].hist(similar, bins=40, range=(0, 1), color="#a06040")
-    axes[1].set(title="similarity to the nearest earlier text", xlabel="1: equal")
-    axes[2].bar(list(operations), list(operations.values()), color="#408060")
-    axes[2].set(title="operations")
-    figure.tight_layout()
-    with atomic(path) as part:
-        figure.savefig(part, format="png")
-    plt.close(figure)
-
-
-async def write(prompts: list[str], options, rewriter, service: Service | None) -> tuple[int, int, int, str]:
-    """Appends a line for every prompt that gets finished. Returns (refused repeats, prompts that cannot have k captions,
-    prompts unanswered, why)."""
-    refused = short = unanswered = row = 0
-    why = ""
-    stream = enhance_prompts(
-        prompts, rewriter, options.k, options.seed, limit=options.similarity, in_flight=options.in_flight if service else 1
-    )
-    with options.out.open("a", encoding="utf-8") as file, tqdm(total=len(prompts), unit="prompt") as bar:
-        async for item in stream:
-            bar.update()
-            refused += item.refused
-            if item.failure is not None:
-                unanswered, row, why = unanswered + 1, row + 1, str(item.failure)
-                bar.set_postfix(unanswered=unanswered)
-                if item.failure.reason == "refused" or row >= DOWN:
-                    break
-                continue
-            row = 0
-            short += len(item.captions) < options.k
-            file.write(json.dumps({"prompt": item.prompt, "captions": item.captions}, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    await stream.aclose()
-    if service is not None:
-        await service.close()
-    return refused, short, unanswered, why
+    options: those of the command. proofs: prompt -> operation, of captions that the service wrote in an earlier run.
+    """
+    out = Outcome()
+    watch = Watch(rewriter, service, options.give_up_s if service else 0.0, proofs)
+    in_flight = options.in_flight if service else 1
+    stream = enhance_prompts(prompts, watch, options.k, options.seed, limit=options.similarity, in_flight=in_flight)
+    try:
+        with options.out.open("a", encoding="utf-8") as file, tqdm(total=len(prompts), unit="prompt") as bar:
+            async for item in stream:
+                bar.update()
+                out.refused += item.refused
+                if not item.finished:
+                    out.left.append(item)
+                    bar.set_postfix_str(f"{len(out.left)} unfinished: {causes.listed(item.reasons, 1)}")
+                    continue
+                out.short += len(item.captions) < options.k
+                file.write(json.dumps({"prompt": item.prompt, "captions": item.captions}, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+    except Failure as failure:
+        out.stopped = failure
+    finally:
+        await stream.aclose()
+        if service is not None:
+            await service.close()
+    out.reasons = watch.reasons() if out.stopped else sum((item.reasons for item in out.left), collections.Counter())
+    return out

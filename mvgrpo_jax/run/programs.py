@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax import algorithms, pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
-from mvgrpo_jax.core import optim, random, rollout, schedules, selection, solvers
+from mvgrpo_jax.core import keys, optim, rollout, schedules, selection, solvers
 from mvgrpo_jax.core.policy import TIMESTEPS, Policy
 from mvgrpo_jax.core.structs import Condition, TrainState, Trajectory
 from mvgrpo_jax.core.update import Updater
@@ -148,7 +148,7 @@ class Programs:
         return NamedSharding(self.mesh, P())
 
     def key(self, iteration: int, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(random.key(self.seed), iteration), purpose)
+        return jax.random.fold_in(jax.random.fold_in(keys.key(self.seed), iteration), purpose)
 
     @cached_property
     def encode(self):

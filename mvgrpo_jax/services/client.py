@@ -22,11 +22,12 @@ LONGEST_PAUSE = 30.0  # between attempts, without a Retry-After
 
 
 class Failure(Exception):
-    """A request got no usable answer. `reason` is one of a few words, for counting; the message has details."""
+    """A request got no usable answer. `reason` is one of a few words, for counting; the message has details. `rejected`: why
+    the last answer was of no use, where the reason is 'rejected'."""
 
-    def __init__(self, reason: str, message: str = ""):
+    def __init__(self, reason: str, message: str = "", rejected: str = ""):
         super().__init__(message or reason)
-        self.reason = reason
+        self.reason, self.rejected = reason, rejected
 
 
 class Rejected(Exception):
@@ -64,11 +65,15 @@ class Service:
         *,
         seed: int = 0,
         deadline: float | None = None,
+        answers: int | None = None,
     ) -> Any:
         """What `accept(text, finish_reason)` makes of the answer.
 
-        An answer that `accept` rejects is asked for again with another seed. The settings' request_s counts from when one of
-        the places in flight is free; deadline, of time.monotonic(), holds for the wait too. Raises Failure.
+        Faults and rejected answers have a budget each. After a fault the same is asked again, with the same seed, after a
+        pause, up to the settings' `retries` times. An answer that `accept` rejects is asked for again at once with the next
+        seed; `answers` (None: retries + 1) rejected ones end the request with the reason 'rejected'. The settings' request_s
+        counts from when one of the places in flight is free; deadline, of time.monotonic(), holds for the wait too. Raises
+        Failure.
         """
         if self.pool is None:
             self.pool = Pool(self.settings, self.secret)
@@ -76,18 +81,19 @@ class Service:
         self.counts["requests"] += 1
         queued = began = time.monotonic()
         limit = self.settings.request_s
-        last: list[_Again] = []  # the newest reason, kept for the case that time runs out
+        answers = self.settings.retries + 1 if answers is None else answers
+        last: list[_Again] = []  # the attempts that failed; the newest is kept for the case that time runs out
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - queued)), self.places:
                 began = time.monotonic()  # what waits for a place waits for the batch's deadline alone
                 async with asyncio.timeout(limit):
-                    answer = await self._attempts(messages, accept, seed, last)
+                    answer = await self._attempts(messages, accept, seed, answers, last)
         except TimeoutError:
             detail = f"; before that: {last[-1]}" if last else ""
             raise self._failed("deadline", f"no answer within {time.monotonic() - queued:.1f} s{detail}") from None
         except (_Again, Rejected) as error:
-            reason = getattr(error, "reason", "rejected")
-            raise self._failed(reason, f"{error} (the last of {self.settings.retries + 1} attempts)") from None
+            reason, rejected = getattr(error, "reason", "rejected"), str(error) if isinstance(error, Rejected) else ""
+            raise self._failed(reason, f"{error} (the last of {len(last)} attempts)", rejected) from None
         except NoEndpoint as error:
             raise self._failed("refused", str(error)) from None
         except Failure as error:
@@ -96,36 +102,37 @@ class Service:
         self.counts["answers"] += 1
         return answer
 
-    def _failed(self, reason: str, message: str) -> Failure:
+    def _failed(self, reason: str, message: str, rejected: str = "") -> Failure:
         self.counts[f"failed:{reason}"] += 1
-        return Failure(reason, message)
+        return Failure(reason, message, rejected)
 
-    async def _attempts(self, messages, accept, seed: int, last: list[_Again]) -> Any:
-        for attempt in range(self.settings.retries + 1):
-            if attempt:
+    async def _attempts(self, messages, accept, seed: int, answers: int, last: list[_Again]) -> Any:
+        faults = rejected = 0
+        while True:
+            if last:
                 self.counts["retries"] += 1
-            final = attempt == self.settings.retries
             try:
-                return accept(*await self._hedged(messages, (seed + attempt) % 2**31))
+                return accept(*await self._hedged(messages, (seed + rejected) % 2**31))
             except Rejected as error:
                 self.counts[f"rejected:{error}"] += 1
                 last.append(_Again("rejected", f"the answer was rejected ({error})"))
-                if final:
+                rejected += 1
+                if rejected >= answers:
                     raise
             except _Again as error:
                 self.counts[f"error:{error.reason}"] += 1
                 last.append(error)
-                if final:
+                faults += 1
+                if faults > self.settings.retries:
                     raise
-                await asyncio.sleep(self._pause(attempt, error))
+                await asyncio.sleep(self._pause(faults, error))
             except _Refused:
                 pass  # the pool knows, and another endpoint is asked, or NoEndpoint ends it
-        raise NoEndpoint("; ".join(e.refused for e in self.pool.endpoints if e.refused))
 
-    def _pause(self, attempt: int, error: _Again) -> float:
+    def _pause(self, faults: int, error: _Again) -> float:
         if len(self.pool.usable()) > 1 and not error.pause:
-            attempt = 0  # another endpoint is there to be asked
-        full = min(self.settings.backoff_s * 2**attempt, LONGEST_PAUSE)
+            faults = 1  # another endpoint is there to be asked
+        full = min(self.settings.backoff_s * 2 ** (faults - 1), LONGEST_PAUSE)
         return max(full * random.uniform(0.5, 1.0), error.pause)
 
     async def _hedged(self, messages, seed: int) -> tuple[str, str]:
@@ -230,14 +237,22 @@ class _Malformed(Exception):
 
 
 def _content(answer: Any) -> tuple[str, str]:
-    """Text and finish reason of a chat completion, which a faulty server may have sent in any shape."""
+    """Text and finish reason of a chat completion, which a faulty server may have sent in any shape.
+
+    Of an answer that holds thoughts alone, which servers put beside an empty content, the text is '<think>' and the thoughts:
+    what a server that does not tell thoughts from answers sends.
+    """
     choices = getattr(answer, "choices", None)
     if not choices:
         raise _Malformed("an answer without choices")
-    text = getattr(getattr(choices[0], "message", None), "content", None)
+    message = getattr(choices[0], "message", None)
+    text = getattr(message, "content", None)
     if text is not None and not isinstance(text, str):
         raise _Malformed("an answer whose content is no text")
-    return text or "", str(getattr(choices[0], "finish_reason", "") or "")
+    if not (text or "").strip():
+        thoughts = (getattr(message, name, None) for name in ("reasoning_content", "reasoning"))
+        text = next((f"<think>{t}" for t in thoughts if isinstance(t, str) and t.strip()), "")
+    return text, str(getattr(choices[0], "finish_reason", "") or "")
 
 
 def _retry_after(error: openai.APIStatusError) -> float:

@@ -9,6 +9,12 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.services import Rejected
 
 SAME = ["a red circle top-left and a large square on a white background", "three shapes", "A cat: a story in blue, 3 of 4."]
+SAME += [
+    "First light over a harbour",
+    "Okay, said with a hand sign",
+    "Let us in, a door says",
+    "The user of a loom, from above",
+]
 CLEANED = {
     "<think>The user wants a caption.\nFine.</think>\n\nA dog on a beach.": "A dog on a beach.",
     "some thoughts that began in the template </think> A cat.": "A cat.",
@@ -34,6 +40,9 @@ REJECTED = {
     "...": "empty",
     "42": "empty",
     "<think>and so on": "unfinished thinking",
+    "Okay, the user wants me to add a detail to a cat on a sofa.": "unfinished thinking",
+    "Hmm. So let me think about what is left open here.": "unfinished thinking",
+    "We need to write the prompt again.": "unfinished thinking",
     "I'm sorry, but I cannot help with that.": "refusal",
     "I can\u2019t see a picture.".replace("\u2019", "'"): "refusal",
     "As an AI language model, I have no eyes.": "refusal",
@@ -67,6 +76,8 @@ def test_what_was_cut_off_ends_with_its_last_sentence():
     assert clean("A dog runs. Behind it a", "length") == "A dog runs."
     with pytest.raises(Rejected, match="cut off"):
         clean("A dog that runs and", "length")
+    with pytest.raises(Rejected, match="no text within max_tokens"):
+        clean(" ", "length")
     with pytest.raises(Rejected, match="finish reason tool_calls"):
         clean("A dog.", "tool_calls")
 

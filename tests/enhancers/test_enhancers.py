@@ -9,8 +9,9 @@ import pytest
 
 from mvgrpo_jax import enhance, enhancers
 from mvgrpo_jax.enhancers import FileEnhancer, OnlineEnhancer, embedded, perspectives
-from mvgrpo_jax.enhancers.offline import canonical, enhance_prompts
+from mvgrpo_jax.enhancers.drafting import canonical, enhance_prompts
 from mvgrpo_jax.enhancers.rewriters import WorldRewriter
+from mvgrpo_jax.enhancers.watch import Watch
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.world import captions, render, scene, truth
 
@@ -87,7 +88,7 @@ def all_of(stream) -> list:
 
 def test_memory_prevents_repeats():
     refusals = 0
-    for item in all_of(enhance_prompts([*PROMPTS, "a circle"], WorldRewriter(), 12, seed=0)):
+    for item in all_of(enhance_prompts([*PROMPTS, "a circle"], Watch(WorldRewriter()), 12, seed=0)):
         refusals += item.refused
         texts = [canonical(c["text"]) for c in item.captions]
         assert len(set(texts)) == len(texts) and canonical(item.prompt) not in texts

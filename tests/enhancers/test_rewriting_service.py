@@ -94,7 +94,12 @@ def test_a_service_that_is_down_loses_nothing(prompts, tmp_path, capsys):
     with FaultServer(*[model] * 20, then=status("400 Bad Request")) as server, pytest.raises(SystemExit) as stop:
         enhance.main(flags(server, prompts, out, "--in-flight", "1"))
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "prompts are not finished: the service did not answer" in said and "go on" in said
+    assert (
+        stop.value.code == 2
+        and "prompts are not finished: no answer was of use" in said
+        and "bad request" in said
+        and "go on" in said
+    )
     done = out.read_text().count("\n")
     assert 1 <= done < 5
     with FaultServer(then=model) as server:

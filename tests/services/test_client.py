@@ -24,14 +24,14 @@ def accept(text: str, finish: str) -> str:
     return clean(text, finish, "en")
 
 
-def ask(*servers, times: int = 1, deadline_s: float | None = None, secret=None, **settings):
+def ask(*servers, times: int = 1, deadline_s: float | None = None, secret=None, answers=None, **settings):
     """(answers or Failures, seconds, counts) of requests made together."""
     urls = tuple(s if isinstance(s, str) else s.url for s in servers)
     service, worker = Service(Settings(**(QUICK | {"endpoints": urls} | settings)), secret), Worker()
 
     async def all_of_them():
         deadline = None if deadline_s is None else time.monotonic() + deadline_s
-        work = (service.ask(MESSAGES, accept, seed=i, deadline=deadline) for i in range(times))
+        work = (service.ask(MESSAGES, accept, seed=i, deadline=deadline, answers=answers) for i in range(times))
         return await asyncio.gather(*work, return_exceptions=True)
 
     try:
@@ -62,6 +62,11 @@ PASSING = {
     "no content": (says(None), "rejected:empty"),
     "refusal": (says("I'm sorry, I cannot describe this picture."), "rejected:refusal"),
     "thinking without an end": (says("<think>" + "so then " * 3000, "length"), "rejected:unfinished thinking"),
+    "thoughts beside an empty content": (
+        raw(completion(None, "length").replace(b'"content": null', b'"content": null, "reasoning_content": "Well"')),
+        "rejected:unfinished thinking",
+    ),
+    "nothing but hidden thoughts": (says(None, "length"), "rejected:no text within max_tokens"),
     "cut off in the first sentence": (says("A red circle on a white", "length"), "rejected:cut off"),
     "repetition": (says("a red a red " * 500), "rejected:repetition"),
     "another language": (says("\u767d\u8272\u80cc\u666f\u4e0a\u7684\u7ea2\u8272\u5706\u5708"), "rejected:language"),
@@ -82,6 +87,24 @@ def test_a_fault_that_stays_ends_in_a_failure_in_time(fault, counted):
     assert isinstance(failure, Failure) and seconds < QUICK["request_s"] + 1.0
     assert sum(n for name, n in counts.items() if name.startswith("failed:")) == 1 and not counts["answers"]
     assert counts[counted] >= 3 or failure.reason == "deadline"
+
+
+def test_faults_and_rejected_answers_have_a_budget_each():
+    script = [status("500 x"), says(None)] * 3
+    with FaultServer(*script, then=says(OK)) as server:
+        out, _, counts = ask(server, retries=3)
+    assert out == [OK] and counts["attempts"] == 7 and counts["retries"] == 6
+    # A fault is asked again with the same seed, a rejected answer with the next.
+    assert [body["seed"] for _, body in server.requests] == [0, 0, 1, 1, 2, 2, 3]
+    with FaultServer(*script, says(None), then=says(OK)) as server:
+        (failure,), _, counts = ask(server, retries=3)
+    assert failure.reason == "rejected" and failure.rejected == "empty" and counts["attempts"] == 7
+    with FaultServer(status("500 x"), says("42"), then=says(OK)) as server:
+        (failure,), _, _ = ask(server, answers=1)
+    assert (failure.reason, failure.rejected, len(server.requests)) == ("rejected", "empty", 2)
+    with FaultServer(*[status("500 x")] * 4, then=says(OK)) as server:
+        (failure,), _, _ = ask(server, answers=1, retries=3)
+    assert failure.reason == "server error" and failure.rejected == "" and len(server.requests) == 4
 
 
 def test_a_caption_of_100_kb_is_cut_to_a_paragraph():
