@@ -18,6 +18,7 @@ setup(
             "torch==2.13.0",
             "pytest==9.2.0",
             "pytest-xdist==3.8.0",
+            "hypothesis==6.170.17",
             "ruff==0.17.6",
             "peft==0.21.2",
             "accelerate==1.15.0",

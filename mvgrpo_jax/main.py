@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from mvgrpo_jax.configuration.arguments import check_arguments
-from mvgrpo_jax.errors import reports_errors
+from mvgrpo_jax.configuration import arguments
+from mvgrpo_jax.errors import UserError, reports_errors
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+flags.DEFINE_string("config", None, "A file of configs/; --config.KEY=VALUE overrides what it says.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, pictures and metrics go.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Joins the other processes of a pod (jax.distributed).")
 CACHE = flags.DEFINE_string("compilation_cache", "", "Folder that keeps compiled programs between runs.")
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Prints every setting, a 'key = value' a line, and ends.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Checks everything, prints what an iteration costs and the mesh, and ends.")
 
 
 @reports_errors
-def run(argv: list[str]) -> None:
-    del argv
+def run(path: str | None, words: list[str], argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise UserError(f"unknown argument {argv[1]!r}; settings are given as --config.key=value")
+    if not path:
+        raise UserError("no config: give --config=configs/NAME.py")
+    if not (WORKDIR.value or PRINT_CONFIG.value or DRY_RUN.value):
+        raise UserError("no workdir: give --workdir=DIR, where checkpoints, pictures and metrics go")
+    config = arguments.from_arguments(path, words)
+    config.lock()
+    if PRINT_CONFIG.value:
+        print(arguments.shown(config))
+        return
     import jax
 
     if DISTRIBUTED.value:
         jax.distributed.initialize()
     if CACHE.value:
         jax.config.update("jax_compilation_cache_dir", CACHE.value)
-    from mvgrpo_jax.run.loop import train
+    from mvgrpo_jax.run import loop
 
-    train(CONFIG.value, WORKDIR.value)
+    if DRY_RUN.value:
+        loop.dry_run(config)
+        return
+    loop.train(config, WORKDIR.value)
 
 
 def main() -> None:
     logging.set_verbosity(logging.WARNING)
-    reports_errors(check_arguments)(sys.argv[1:])
-    app.run(run)
+    path, words, rest = reports_errors(arguments.split)(sys.argv[1:])
+    app.run(functools.partial(run, path, words), argv=[sys.argv[0], *rest])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ learning rate 2e-6, sigma in bfloat16; under DeepSpeed their code takes an optim
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax.algorithms.base import Algorithm, Chooser, normalised, options
+from mvgrpo_jax.algorithms.base import Algorithm, Chooser, normalised, options, within
 from mvgrpo_jax.core import objectives, sde
 from mvgrpo_jax.core.graph import scaled, shared_anchor
 
@@ -48,6 +48,7 @@ def running_advantage(reward, mean, var):
 
 
 def make(config, o):
+    within(o, candidates=(1, 1000), memory=(0, 1))
     steps = config.sampling.steps
     trained = tuple(o.trained_steps) or scaled((0, 2, 4, 6), 16, steps)
     kernel = sde.kernel(o.kernel)

@@ -68,6 +68,13 @@ def options(**own) -> dict[str, Any]:
     return shared | own
 
 
+def within(o, **ranges: tuple[float, float]) -> None:
+    """ValueError unless each named setting of `o` lies in its range (low, high), both included."""
+    for name, (low, high) in ranges.items():
+        if not low <= getattr(o, name) <= high:
+            raise ValueError(f"{name} must be from {low} to {high}, got {getattr(o, name)}")
+
+
 def normalised(config, o, *, ddof: int, eps: float, global_std: bool = False) -> Callable:
     """advantage(rewards, trajectory, memory) by group, of the config's judges and the options `o`."""
     bounded = functools.partial(advantages.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)

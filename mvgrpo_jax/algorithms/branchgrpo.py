@@ -11,10 +11,12 @@ splits 0, 3, 6, 9 into 2, eta 0.3, clip 1e-3, learning rate 1e-5, 720 px, 8 GPUs
 step has no noise, as in DanceGRPO, on whose code theirs is built; log p is averaged over a latent's numbers, as in the ratio.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax.algorithms.base import Algorithm, Moment, options
+from mvgrpo_jax.algorithms.base import Algorithm, Moment, options, within
 from mvgrpo_jax.core import advantages, objectives, sde, selection
 from mvgrpo_jax.core.advantages import combine
 from mvgrpo_jax.core.graph import factors, scaled, tree
@@ -37,12 +39,15 @@ DEFAULTS = options(
 
 
 def make(config, o):
+    within(o, fan_scale=(1e-3, 1e3), fusion=(0, 1e6), prune_depths=(0, 1e6), prune_every=(1, 1e6))
     steps, group = config.sampling.steps, config.group_size
     trained = tuple(o.stochastic) or tuple(range(steps - 1))
     splits = tuple(o.splits) or scaled((0, 3, 6, 9), 20, steps)
+    if not splits:
+        raise ValueError(f"a tree needs a step to split at and one after it, got {steps} steps")
     fans = tuple(o.fans) or factors(group, len(splits))
-    if np.prod(fans) != group:
-        raise ValueError(f"a tree of {fans} children has {np.prod(fans)} leaves, but group_size is {group}")
+    if math.prod(fans) != group:
+        raise ValueError(f"a tree of {fans} children has {math.prod(fans)} leaves, but group_size is {group}")
     if o.prune_width not in ("none", "best", "extremes") or (o.prune_width != "none" and group < 4):
         raise ValueError(f"prune_width must be none, best or extremes (of at least 4 leaves), got {o.prune_width!r}")
     if o.prune_depths >= len(trained):

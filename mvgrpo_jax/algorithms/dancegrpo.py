@@ -7,7 +7,7 @@ random int((N - 1) x fraction). A_i = (R_i - mean) / (std + 1e-8), unbiased. Aut
 rate 1e-5, 720 px, 4 accumulated rollouts on 16 GPUs, and sigma truncated to thousandths (config.sampling.timestep).
 """
 
-from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.algorithms.base import Algorithm, normalised, options, within
 from mvgrpo_jax.core import objectives, sde, selection
 from mvgrpo_jax.core.graph import window
 
@@ -20,6 +20,7 @@ DEFAULTS = options(
 
 
 def make(config, o):
+    within(o, fraction=(0, 1))
     steps = config.sampling.steps
     count = int((steps - 1) * o.fraction)
     if not 1 <= count < steps:

@@ -15,7 +15,7 @@ steps at 384 px, 2 times from the first 70 % of the grid (`times`, `span`), G 16
 import jax
 import jax.numpy as jnp
 
-from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.algorithms.base import Algorithm, normalised, options, within
 from mvgrpo_jax.core import objectives, sde, solvers
 from mvgrpo_jax.core.graph import deterministic
 from mvgrpo_jax.core.selection import Selection
@@ -40,6 +40,7 @@ DECAYS = {
 
 
 def make(config, o):
+    within(o, span=(0, 1))
     steps = config.sampling.steps
     pool = max(round(steps * o.span), 1)
     count = o.times or max(int(pool * 0.99), 1)

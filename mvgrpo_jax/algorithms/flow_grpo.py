@@ -8,7 +8,7 @@ out its factor -dt (divergence 'undivided', the default here as their weights be
 noise level 0.9, diffusers' dynamic schedule (config.sampling.shift = 0), two updates a rollout (config.train.minibatches = 2).
 """
 
-from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.algorithms.base import Algorithm, normalised, options, within
 from mvgrpo_jax.core import objectives, sde
 from mvgrpo_jax.core.graph import window
 
@@ -23,6 +23,9 @@ DEFAULTS = options(
 
 
 def make(config, o):
+    within(o, fraction=(0, 1))
+    if len(o.window) not in (0, 2):
+        raise ValueError(f"window must be (start, stop), or empty for all steps; got {tuple(o.window)}")
     steps = config.sampling.steps
     start, stop = tuple(o.window) or (0, steps)
     trained = range(start, max(min(stop, int(steps * o.fraction)), start + 1))

@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from mvgrpo_jax.algorithms.base import Algorithm, Moment, normalised, options
-from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.algorithms.base import Algorithm, Moment, normalised, options, within
+from mvgrpo_jax.core import objectives, sde, solvers
 from mvgrpo_jax.core.graph import window
 
 DEFAULTS = options(
@@ -38,6 +38,8 @@ def dwells(o, starts: int) -> list[int]:
 
 
 def make(config, o):
+    within(o, size=(1, 1000), dwell=(1, 1e6), dwell_first=(1, 1e6), decay_rate=(0, 1e6))
+    solvers.solver(o.solver)
     steps, size = config.sampling.steps, min(o.size, config.sampling.steps - 1)
     starts = steps - size + 1
     if o.movement not in ("progressive", "random", "decay", "exp_decay", "fixed"):

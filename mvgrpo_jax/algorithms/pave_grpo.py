@@ -26,8 +26,8 @@ DEFAULTS = options(
 
 def make(config, o):
     steps, cuts = config.sampling.steps, tuple(o.segments)
-    if not cuts or min(cuts) < 2:
-        raise ValueError(f"segments must be numbers of substeps of at least 2, got {cuts}")
+    if not cuts or min(cuts) < 2 or max(cuts) > 64:
+        raise ValueError(f"segments must be numbers of substeps of at least 2, and at most 64, got {cuts}")
     trained = tuple(o.trained_steps) or scaled((0, 2, 4, 6), 16, steps)
     kernel = sde.kernel(o.kernel)
 

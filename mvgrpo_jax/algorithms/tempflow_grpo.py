@@ -7,7 +7,7 @@ kappa 1.73 on Flux, which is 1 / mean q of their schedule to 0.2 % (10 steps at 
 this one. Authors' on Flux: 4 seeds x 6 draws, 10 steps, 1024 px, KL weight 0.004, clip 1e-4, 8 GPUs, HPSv3.
 """
 
-from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
+from mvgrpo_jax.algorithms.base import Algorithm, normalised, options, within
 from mvgrpo_jax.core import objectives, sde, selection
 from mvgrpo_jax.core.graph import shared_anchor
 
@@ -22,6 +22,7 @@ DEFAULTS = options(
 
 
 def make(config, o):
+    within(o, kappa=(0, 1e6))
     steps, group = config.sampling.steps, config.group_size
     trained = tuple(o.trained_steps) or tuple(range(steps - 1))
     seeds = o.seeds or max(n for n in range(1, max(group // 6, 1) + 1) if group % n == 0)

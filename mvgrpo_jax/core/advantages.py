@@ -13,6 +13,8 @@ from mvgrpo_jax.core.rollout import in_blocks
 
 # Rewards of a group that differ by less than rounding are equal: dividing by their deviation would amplify noise.
 FLAT = 1e-6
+# How several rewards become one advantage; see combine.
+COMBINE = ("advantages", "rewards", "whitened")
 
 
 def is_flat(reward: jax.Array) -> jax.Array:
@@ -59,7 +61,7 @@ def combine(
         return total / (batch_deviation(total) + 1e-4) if method == "whitened" else total
     if method == "rewards":
         return advantage(sum(weights[name] * r for name, r in rewards.items()))
-    raise ValueError(f"unknown way to combine rewards {method!r}; there are: advantages, rewards, whitened")
+    raise ValueError(f"unknown way to combine rewards {method!r}; there are: {', '.join(COMBINE)}")
 
 
 def tree_advantage(reward: jax.Array, log_prob: jax.Array, graph: RolloutGraph, *, fusion: float = 0.0, **options) -> jax.Array:

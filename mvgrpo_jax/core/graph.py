@@ -233,6 +233,8 @@ def tree(
     fan_density: bool = True,
 ) -> RolloutGraph:
     """One root; at step splits[i] each node draws fans[i] children; noise at the trained steps, ODE elsewhere."""
+    if any(fan < 1 for fan in fans):
+        raise ValueError(f"a node has at least 1 child, got {fans}")
     group = math.prod(fans)
     _check(steps, trained, group)
     _check(steps, splits, group)

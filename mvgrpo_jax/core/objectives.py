@@ -211,6 +211,9 @@ def nft(*, beta: float, bound: float, kl: float) -> Objective:
     return Objective(loss, reference=bool(kl), evaluations=(1, 2 if kl else 1))
 
 
+AGGREGATES = ("mean", "sum")
+
+
 def view_weights(active: jax.Array, aggregate: str) -> jax.Array:
     """The weight of each view in the multi-view objective (MV-GRPO, arXiv 2603.12648, w_k).
 
@@ -221,4 +224,4 @@ def view_weights(active: jax.Array, aggregate: str) -> jax.Array:
         return active / jnp.maximum(active.sum(0), 1.0)
     if aggregate == "sum":
         return active
-    raise ValueError(f"unknown aggregation of views {aggregate!r}; there are: mean, sum")
+    raise ValueError(f"unknown aggregation of views {aggregate!r}; there are: {', '.join(AGGREGATES)}")

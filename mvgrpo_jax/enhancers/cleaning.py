@@ -13,6 +13,7 @@ from mvgrpo_jax.services import Rejected
 
 # What is left of an answer that was cut off must end in a sentence, or it is asked for again.
 WHOLE, CUT = "stop", "length"
+LANGUAGES = ("en", "")  # that `clean` knows; empty: any
 LONGEST = 4000  # characters that are looked at; no caption is longer
 
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)

@@ -42,7 +42,7 @@ class LoraConfig:
             try:
                 re.compile(pattern)
                 pairs.append((pattern, int(own) if own else rank))
-            except (re.error, ValueError) as error:
+            except (re.error, ValueError, OverflowError, RecursionError) as error:
                 raise UserError(f"config.lora.targets: {target!r} is not PATTERN or PATTERN=RANK ({error})") from None
             if pairs[-1][1] < 0:
                 raise UserError(f"config.lora.targets: {target!r} has a negative rank")

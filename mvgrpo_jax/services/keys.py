@@ -28,16 +28,21 @@ class Secret:
         raise TypeError("a secret is not to be stored")
 
 
+def check_name(env: str) -> None:
+    """UserError, which does not repeat it, for what is no name of an environment variable but may be a key; '' is fine."""
+    if env and (not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", env) or (len(env) > 20 and env not in os.environ)):
+        raise UserError(
+            "key_env is the name of an environment variable that holds the key, not the key itself; what was given "
+            "is no such name (it is not repeated here). A key that was written into a config should be replaced"
+        )
+
+
 def read(env: str, file: str) -> Secret | None:
     """The key in the environment variable `env` or in `file`; None when neither is named. UserError never shows a key."""
     if env and file:
         raise UserError("give key_env or key_file, not both")
     if env:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", env) or (len(env) > 20 and env not in os.environ):
-            raise UserError(
-                "key_env is the name of an environment variable that holds the key, not the key itself; what was given "
-                "is no such name (it is not repeated here). A key that was written into a config should be replaced"
-            )
+        check_name(env)
         if not os.environ.get(env):
             raise UserError(f"the environment variable {env} (key_env) is not set; export it before the run, or empty key_env")
         return Secret(os.environ[env].strip())

@@ -70,18 +70,26 @@ class Settings:
     def fields(self) -> dict[str, Any]:
         """The further fields of the request."""
         try:
-            value = json.loads(self.extra or "{}")
-        except json.JSONDecodeError as error:
+            value = json.loads(self.extra or "{}", parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"extra of a service is not valid JSON ({error}): {self.extra!r}") from None
         if not isinstance(value, dict):
             raise UserError(f"extra of a service must be a JSON object, got {self.extra!r}")
         return value
 
 
+def _no_constant(name: str):
+    raise ValueError(f"{name} is not JSON")
+
+
 def check_url(url: str) -> None:
     """UserError for what is no http(s) URL or carries credentials; a warning for plain HTTP that leaves this machine."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # brackets without an IPv6 address, a port that is no number
+        raise UserError(f"an endpoint is no URL ({error}): expected http://HOST:PORT/v1 or https://...") from None
+    if port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"endpoint {url!r}: expected http://HOST:PORT/v1 or https://...")
     if parts.username or parts.password or parts.query:
         raise UserError(f"endpoint at {parts.hostname}: a URL must not carry credentials; use key_env or key_file")

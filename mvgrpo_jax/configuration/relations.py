@@ -1,0 +1,101 @@
+"""What the values of a config must be to each other. Each value is known to have its type and range by then (checks.py)."""
+
+from __future__ import annotations
+
+import warnings
+
+from mvgrpo_jax import algorithms
+from mvgrpo_jax.enhancers import embedded, perspectives
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.models.lora import LoraConfig
+from mvgrpo_jax.run import export
+from mvgrpo_jax.services import Settings, keys
+
+
+def check(config) -> None:
+    """Raises UserError where values do not fit each other."""
+    for relation in (mesh, algorithm, chunks, judges, views, service, texts, adapters, export.check):
+        relation(config)
+
+
+def mesh(config) -> None:
+    free = [name for name, size in config.mesh.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"config.mesh: only one size may be -1, what is left of the devices; got {', '.join(free)}")
+
+
+def algorithm(config) -> None:
+    """Builds the algorithm: its own settings, the number of steps and the size of a group."""
+    algorithms.make(config).schedule(0)
+    own = config.algorithm[config.algorithm.name]
+    if own.kernel == "cps" and own.eta > 1:
+        raise UserError(f"config.algorithm.{config.algorithm.name}.eta is a share, 0 to 1, with the kernel cps; got {own.eta}")
+
+
+def chunks(config) -> None:
+    t, prompts = config.train, config.prompts_per_iteration
+    divides("prompts_per_iteration", prompts, "train.minibatches", t.minibatches, "the prompts of an iteration")
+    each = prompts // t.minibatches
+    divides("prompts_per_iteration / minibatches", each, "train.prompt_chunk", t.prompt_chunk, "the prompts of a minibatch")
+    divides("views, the prompt included,", algorithms.captions(config) + 1, "train.view_chunk", t.view_chunk, "all views")
+
+
+def divides(name: str, whole: int, key: str, part: int, what: str) -> None:
+    """UserError unless `part` divides `whole`; 0 is all of it."""
+    if part and whole % part:
+        near = max(n for n in range(1, min(part, whole) + 1) if whole % n == 0)
+        raise UserError(
+            f"config.{key} must divide {what} ({name} = {whole}); got {part}, the nearest below that does is {near}"
+        )
+
+
+def judges(config) -> None:
+    """Some judge trains, and the one that decides which checkpoint is best is asked."""
+    names = ", ".join(config.rewards) or "none"
+    if not any(config.rewards.values()):
+        raise UserError(f"config.rewards gives every judge the weight 0 ({names}); raise one")
+    if config.eval.every and config.eval.judge not in config.rewards:
+        raise UserError(f"config.eval.judge {config.eval.judge!r} is not among config.rewards: {names}")
+
+
+def views(config) -> None:
+    """Captions have a source, and perspectives exist."""
+    v = config.views
+    online = v.enhancer not in ("none", "offline")
+    if not algorithms.captions(config):
+        return
+    if v.enhancer == "offline" and not v.file:
+        raise UserError("config.views.enhancer=offline needs config.views.file, captions written by mvgrpo_jax.enhance")
+    if online and v.missing == "offline" and not v.file:
+        raise UserError("config.views.missing=offline needs config.views.file, the captions to fall back on")
+    if online and not v.instructions:  # those of a file are known when it is read
+        known = embedded.PERSPECTIVES if v.enhancer == "embedded" else perspectives.DEFAULT
+        perspectives.load("", tuple(v.perspectives), known)
+
+
+def service(config) -> None:
+    """The service's own checks, without its files."""
+    values = config.views.service.to_dict() | {"ca_file": "", "key_file": ""}
+    try:
+        keys.check_name(values["key_env"])
+        with warnings.catch_warnings(action="ignore"):  # they come when the service is used
+            Settings.of(values)
+    except UserError as error:
+        raise UserError(f"config.views.service: {error}") from None
+
+
+def texts(config) -> None:
+    c = config.text
+    if not c.drop_encoders:
+        return
+    if not c.memory_mb and not c.folder:
+        raise UserError("config.text.drop_encoders needs a store: set config.text.memory_mb or config.text.folder")
+    if algorithms.captions(config) and config.views.enhancer != "offline":
+        raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
+
+
+def adapters(config) -> None:
+    """Targets are patterns, whether adapters are trained or not; with a rank, some layer can have one."""
+    parsed = LoraConfig.parse(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
+    if config.lora.rank and not any(rank for _, rank in parsed.targets):
+        raise UserError("config.lora.rank is above 0, but config.lora.targets gives no layer a rank; name some layers")
