@@ -13,7 +13,7 @@ import asyncio
 from pathlib import Path
 
 from mvgrpo_jax.convert.files import write_json
-from mvgrpo_jax.enhancers import statistics, writing
+from mvgrpo_jax.enhancers import summaries, writing
 from mvgrpo_jax.enhancers.rewriters import LlmRewriter, WorldRewriter
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.run.prompts import load_prompts
@@ -90,13 +90,13 @@ def main(argv: list[str] | None = None) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     proofs = {prompt: captions[0]["operation"] for prompt, captions in list(done.items())[-2:]}
     outcome = asyncio.run(writing.write([p for p in prompts if p not in done], options, rewriter, service, proofs))
-    facts, words, similar = statistics.summary(writing.finished(options.out), options.k)
+    facts, words, similar = summaries.summary(writing.finished(options.out), options.k)
     facts |= {"repeats_refused": outcome.refused, "unfinished": len(prompts) - facts["prompts"]}
     if service is not None:
         facts["service"] = dict(sorted(service.counts.items()))
     write_json(options.out.with_name(options.out.name + ".summary.json"), facts)
     if facts["captions"]:
-        statistics.plot(facts["operations"], words, similar, options.out.with_name(options.out.name + ".png"))
+        summaries.plot(facts["operations"], words, similar, options.out.with_name(options.out.name + ".png"))
     operations = ", ".join(f"{n} {name}" for name, n in facts["operations"].items())
     print(f"{facts['prompts']} prompts, {facts['captions']} captions ({operations}); {outcome.refused} repeats refused")
     if service is not None:

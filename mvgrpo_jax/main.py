@@ -43,7 +43,7 @@ def run(path: str | None, words: list[str], argv: list[str]) -> None:
     from mvgrpo_jax.run import loop
 
     if DRY_RUN.value:
-        loop.dry_run(config)
+        print(loop.dry_run(config))
         return
     loop.train(config, WORKDIR.value)
 

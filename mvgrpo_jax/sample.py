@@ -13,7 +13,7 @@ from tqdm import tqdm
 from mvgrpo_jax import pipelines
 from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.convert import lora as lora_files
-from mvgrpo_jax.core import keys
+from mvgrpo_jax.core import seeds
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.models import lora
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
     run = sampler(pipeline, policy, pipeline.sigmas(options.steps, policy.tokens), solver=options.solver, eta=options.eta)
-    size, key, images = min(options.batch, len(prompts)), keys.key(options.seed), []
+    size, key, images = min(options.batch, len(prompts)), seeds.key(options.seed), []
     with tqdm(total=len(prompts), desc="sampling", unit="picture") as bar:
         for first in range(0, len(prompts), size):
             rows = np.minimum(np.arange(first, first + size), len(prompts) - 1)  # the last batch is padded, one program

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from mvgrpo_jax.core.keys import SEEDS
+from mvgrpo_jax.core.seeds import SEEDS
 
 
 def _integer(text: str, low: int, expected: str) -> int:

@@ -16,6 +16,7 @@ import optax
 from mvgrpo_jax.core.microbatches import Counts, Microbatch, cut, scan
 from mvgrpo_jax.core.objectives import Fields, Objective, Transition
 from mvgrpo_jax.core.policy import Policy, assemble
+from mvgrpo_jax.core.precision import masters_of
 from mvgrpo_jax.core.reductions import Max, Mean, Metric
 from mvgrpo_jax.core.structs import Batch, Condition, Old, TrainState
 from mvgrpo_jax.errors import UserError
@@ -42,11 +43,13 @@ class Updater:
     per_step: bool = False
 
     def init(self, params) -> TrainState:
+        opt_state = self.optimizer.init(params)
+
         def copy():
-            return jax.tree.map(jnp.copy, params)
+            return jax.tree.map(jnp.copy, masters_of(opt_state, params))
 
         old = copy() if self.follows else None
-        return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), copy() if self.ema else None, old)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, copy() if self.ema else None, old)
 
     def field(self, params, condition: Condition):
         """The velocity of some parameters (None where they are None) under one view."""
@@ -136,7 +139,7 @@ class Updater:
         ema = state.ema
         if self.ema:
             decay = self.ema(state.step + 1)
-            ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
+            ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, masters_of(opt_state, params))
         new = TrainState(state.step + 1, params, opt_state, ema, state.old)
         state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
         return state, {"grad_norm": Max(norm), "non_finite": Max(1.0 - finite)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +12,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mvgrpo_jax import enhancers, pipelines, rewards
+from mvgrpo_jax.configuration.advice import warn_of_slow_settings
+from mvgrpo_jax.configuration.checks import check
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import Enhancer
 from mvgrpo_jax.errors import UserError
@@ -75,8 +79,12 @@ class Run:
 
 def outline(config) -> Outline:
     """Checks a config as far as its shapes, files of prompts and captions, and devices go. Raises UserError."""
+    check(config)
     mesh = make_mesh(**config.mesh)
     pipeline = pipelines.describe(config.pipeline, **network_options(config, mesh))
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(pipeline.transformer.shapes))
+    for message in warn_of_slow_settings(config, parameters, mesh.devices.flat[0].platform):
+        warnings.warn(message, stacklevel=2)
     programs = Programs.build(config, pipeline, mesh)
     check_chunks(config, programs)
     export.check(config)

@@ -18,7 +18,7 @@ from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import checkpoint
-from mvgrpo_jax.run.programs import DTYPES, Programs, dtype_of, network_options
+from mvgrpo_jax.run.programs import DTYPES, Programs, averaged, dtype_of, network_options
 
 KINDS = ("", "pipeline", "lora")
 
@@ -146,6 +146,6 @@ def from_checkpoint(workdir: Path, out: Path, step: int | None, kind: str = "", 
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, trained_dtype), programs.trained_shapes)
     state = jax.eval_shape(programs.updater.init, shapes)
     state, _ = store.restore(step, checkpoint.abstract(state, programs.state_shardings))
-    weights = state.params if state.ema is None else state.ema
+    weights = averaged(state)
     with jax.set_mesh(mesh):
         return write(config, programs, weights, base if programs.lora else None, step, out)

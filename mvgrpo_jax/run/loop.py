@@ -25,7 +25,7 @@ from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, pict
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.metrics import Clock
-from mvgrpo_jax.run.programs import sampler_of
+from mvgrpo_jax.run.programs import averaged, sampler_of
 from mvgrpo_jax.run.prompts import stream
 
 
@@ -221,11 +221,6 @@ class Loop:
 def due(number: int, every: int) -> bool:
     """Whether something that happens every so many iterations, 0 for never, happens at this one."""
     return every > 0 and number % every == 0
-
-
-def averaged(state: TrainState) -> Params:
-    """The weights that evaluation and export use: the average where one is kept."""
-    return state.params if state.ema is None else state.ema
 
 
 def finish_metrics(number: int, history: list[dict], log: dict[str, float]) -> dict[str, float]:

@@ -17,8 +17,9 @@ from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax import algorithms, pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
-from mvgrpo_jax.core import keys, optim, rollout, schedules, selection, solvers
+from mvgrpo_jax.core import optim, rollout, schedules, seeds, selection, solvers
 from mvgrpo_jax.core.policy import TIMESTEPS, Policy
+from mvgrpo_jax.core.precision import masters_of, with_master_weights
 from mvgrpo_jax.core.structs import Condition, TrainState, Trajectory
 from mvgrpo_jax.core.update import Updater
 from mvgrpo_jax.errors import UserError
@@ -65,6 +66,11 @@ def sampler_of(state: TrainState) -> dict:
     return state.params if state.old is None else state.old
 
 
+def averaged(state: TrainState) -> Params:
+    """The weights that evaluation and export use: the average where one is kept, else the float32 masters."""
+    return masters_of(state.opt_state, state.params) if state.ema is None else state.ema
+
+
 def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:
     """shift > 0: static; 0: diffusers' dynamic schedule for this number of image tokens."""
     if steps < 1:
@@ -108,10 +114,13 @@ class Programs:
         g = algorithm.kernel.noise(sigmas, algorithm.eta)
         if t.update_per not in ("iteration", "timestep"):
             raise UserError(f"config.train.update_per must be 'iteration' or 'timestep', got {t.update_per!r}")
+        optimizer = optim.make(config.optimizer)
+        if not adapter and dtype_of(t.param_dtype) != jnp.float32:  # adapters are float32 always
+            optimizer = with_master_weights(optimizer)
         updater = Updater(
             policy,
             algorithm.objective,
-            optim.make(config.optimizer),
+            optimizer,
             follows=algorithm.follow is not None,
             ema=optim.average(config.ema),
             view_chunk=t.view_chunk,
@@ -148,7 +157,7 @@ class Programs:
         return NamedSharding(self.mesh, P())
 
     def key(self, iteration: int, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(keys.key(self.seed), iteration), purpose)
+        return jax.random.fold_in(jax.random.fold_in(seeds.key(self.seed), iteration), purpose)
 
     @cached_property
     def encode(self):
@@ -295,6 +304,6 @@ class Programs:
             def mix(old, new):
                 return (decay * old + (1.0 - decay) * new).astype(old.dtype)
 
-            return state._replace(old=jax.tree.map(mix, state.old, state.params))
+            return state._replace(old=jax.tree.map(mix, state.old, masters_of(state.opt_state, state.params)))
 
         return jax.jit(run, donate_argnums=0, out_shardings=self.state_shardings)

@@ -8,7 +8,7 @@ from pathlib import Path
 import grain.python as grain
 import numpy as np
 
-from mvgrpo_jax.core import keys
+from mvgrpo_jax.core import seeds
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.world import captions, scene
 from mvgrpo_jax.nano.world.scene import MAX_THINGS
@@ -56,8 +56,8 @@ def stream(texts: list[str], batch: int, seed: int) -> grain.DatasetIterator:
             f"config.prompts_per_iteration is {batch}, but there are only {len(texts)} training prompts; "
             "lower it or give more prompts"
         )
-    if not 0 <= seed < keys.SEEDS:
-        raise UserError(f"config.seed: expected a seed from 0 to {keys.SEEDS - 1}, got {seed}")
+    if not 0 <= seed < seeds.SEEDS:
+        raise UserError(f"config.seed: expected a seed from 0 to {seeds.SEEDS - 1}, got {seed}")
     dataset = grain.MapDataset.source(texts).seed(seed).shuffle().repeat()
     # grain takes an endless dataset as sys.maxsize long and divides in floating point: by 1 that is 2^63, no length any more.
     dataset = dataset.map(lambda text: np.asarray([text])) if batch == 1 else dataset.batch(batch)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax import pipelines
-from mvgrpo_jax.core import keys, rollout, sde
+from mvgrpo_jax.core import rollout, sde, seeds
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.errors import UserError
 
@@ -33,7 +33,7 @@ def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *,
 
 def initial_latents(seed: int, first: int, count: int, shape: tuple[int, int]) -> jax.Array:
     """Noise [count, L, C]; picture i depends on (seed, i) alone, whatever the batch size. ValueError: seed not of 64 bits."""
-    root = keys.key(seed)
+    root = seeds.key(seed)
     keys = jax.vmap(lambda i: jax.random.fold_in(root, i))(jnp.arange(first, first + count))
     return jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(keys)
 

@@ -17,7 +17,7 @@ from optax import contrib
 from tqdm import tqdm
 
 from mvgrpo_jax.convert.files import atomic
-from mvgrpo_jax.core import keys
+from mvgrpo_jax.core import seeds
 from mvgrpo_jax.models.module import Params
 
 
@@ -79,7 +79,7 @@ def train(
 
     def step_fn(state, step, batch):
         params, opt_state, average = state
-        key = jax.random.fold_in(keys.key(seed), step)
+        key = jax.random.fold_in(seeds.key(seed), step)
         (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, average, step, key, *batch)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax.core import keys
+from mvgrpo_jax.core import seeds
 from mvgrpo_jax.core.schedules import shifted
 from mvgrpo_jax.models import clip, flux, t5, vae
 from mvgrpo_jax.models.module import Network, Params
@@ -39,7 +39,7 @@ class Stage:
 
     def seeded(self, place: int) -> int:
         """The seed of the stage at this place; after the largest comes 0."""
-        return (self.seed + place) % keys.SEEDS
+        return (self.seed + place) % seeds.SEEDS
 
 
 def rows(stage: Stage, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def autoencoder(stage: Stage, net: Network) -> Params:
 
     return train(
         "vae",
-        jax.jit(net.init)(keys.key(stage.seed)),
+        jax.jit(net.init)(seeds.key(stage.seed)),
         loss_fn,
         lambda step, rng: (stage.corpus.pixels(rows(stage, rng, 32)),),
         steps=stage.steps(2500),
@@ -113,7 +113,7 @@ def contrastive(stage: Stage, net: Network, tokenizer) -> Params:
 
     return train(
         "clip",
-        jax.jit(net.init)(keys.key(stage.seeded(1))),
+        jax.jit(net.init)(seeds.key(stage.seeded(1))),
         loss_fn,
         batch_fn,
         steps=stage.steps(1500),
@@ -164,7 +164,7 @@ def rectified_flow(
         velocity = net(params["flow"], x, sigma, text_net(params["t5"], ids_t5), pooled, ids, scale)
         return ((velocity - (noise - x0)) ** 2).mean(), {}
 
-    key = keys.key(stage.seeded(2))
+    key = seeds.key(stage.seeded(2))
     init = jax.jit(lambda: {"flow": net.init(key), "t5": text_net.init(jax.random.fold_in(key, 1))})
     return train(
         "flow",
