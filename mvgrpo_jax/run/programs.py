@@ -25,7 +25,7 @@ from mvgrpo_jax.core.update import Updater
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
-from mvgrpo_jax.models.module import REMAT
+from mvgrpo_jax.models.module import REMAT, Params
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import check_batch
 
