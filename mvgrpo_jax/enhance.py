@@ -14,8 +14,9 @@ from pathlib import Path
 
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.enhancers import summaries, writing
-from mvgrpo_jax.enhancers.rewriters import LlmRewriter, WorldRewriter
+from mvgrpo_jax.enhancers.rewriters import LlmRewriter
 from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.nano.rewriter import WorldRewriter
 from mvgrpo_jax.run.prompts import load_prompts
 from mvgrpo_jax.services import Service, Settings, keys
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 
 from mvgrpo_jax import algorithms
-from mvgrpo_jax.enhancers import embedded, perspectives
+from mvgrpo_jax.enhancers import perspectives
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.lora import LoraConfig
+from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.run import export
 from mvgrpo_jax.services import Settings, keys
 

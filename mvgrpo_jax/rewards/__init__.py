@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.errors import UserError, did_you_mean
+from mvgrpo_jax.nano.judge import SceneReward
 from mvgrpo_jax.rewards.base import Reward
 from mvgrpo_jax.rewards.clip import ClipReward
-from mvgrpo_jax.rewards.scene import SceneReward
 
 KINDS = {"clip": ClipReward, "scene": SceneReward}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import grain.python as grain
@@ -10,13 +9,8 @@ import numpy as np
 
 from mvgrpo_jax.core import seeds
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.nano.world import captions, scene
-from mvgrpo_jax.nano.world.scene import MAX_THINGS
+from mvgrpo_jax.nano.prompts import EMBEDDED, embedded_prompts
 from mvgrpo_jax.run import prompt_files
-
-# Names of the embedded world's prompts -> how many things a prompt names at most.
-EMBEDDED = {"flux-nano": MAX_THINGS, "flux-nano-one": 1}
-EMBEDDED_COUNT = 512
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -24,24 +18,12 @@ def read_prompts(path: str | Path) -> list[str]:
     return [prompt.text for prompt in prompt_files.read(path)]
 
 
-def embedded_prompts(count: int, *, held_out: bool, things: int = MAX_THINGS, seed: int = 0) -> list[str]:
-    """Different short prompts of the embedded world that name at most `things` things; held_out: each names a pair that
-    pretraining never saw."""
-    rng, found = np.random.default_rng([7, int(held_out), things, seed]), {}
-    while len(found) < count:
-        drawn = scene.sample(rng, held_out)
-        text = captions.prompt(dataclasses.replace(drawn, things=drawn.things[:things]), rng)
-        if captions.read(text).is_held_out() == held_out:
-            found[text] = None
-    return list(found)
-
-
 def load_prompts(source: str, count: int, *, held_out: bool) -> list[str]:
     """Prompts from a name of EMBEDDED (the embedded world) or from a file; at most `count` (0: all of a file)."""
     if source in EMBEDDED:
-        return embedded_prompts(count or EMBEDDED_COUNT, held_out=held_out, things=EMBEDDED[source])
-    found = read_prompts(source)
-    return found[:count] if count else found
+        return embedded_prompts(count, held_out=held_out, things=EMBEDDED[source])
+    texts = read_prompts(source)
+    return texts[:count] if count else texts
 
 
 def stream(texts: list[str], batch: int, seed: int) -> grain.DatasetIterator:

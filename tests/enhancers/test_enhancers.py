@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax import enhance, enhancers
-from mvgrpo_jax.enhancers import FileEnhancer, OnlineEnhancer, embedded, perspectives
+from mvgrpo_jax.enhancers import FileEnhancer, OnlineEnhancer, perspectives
 from mvgrpo_jax.enhancers.drafting import canonical, enhance_prompts
-from mvgrpo_jax.enhancers.rewriters import WorldRewriter
 from mvgrpo_jax.enhancers.watch import Watch
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.nano import captioner as embedded
+from mvgrpo_jax.nano.rewriter import WorldRewriter
 from mvgrpo_jax.nano.world import captions, render, scene, truth
 
 SCENES = [[scene.sample(np.random.default_rng([p, g])) for g in range(4)] for p in range(2)]

@@ -5,7 +5,8 @@ import json
 import numpy as np
 
 from mvgrpo_jax import enhancers
-from mvgrpo_jax.enhancers import OnlineEnhancer, embedded
+from mvgrpo_jax.enhancers import OnlineEnhancer
+from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.world import render, scene
 from tests.processes import together
 
