@@ -15,6 +15,8 @@ from mvgrpo_jax.nano.world.scene import MAX_THINGS
 # Names of the embedded world's prompts -> how many things a prompt names at most.
 EMBEDDED = {"flux-nano": MAX_THINGS, "flux-nano-one": 1}
 EMBEDDED_COUNT = 512
+# Of the embedded world: prompts that are ever drawn; draws in a row without a new one, after which it is held to have no more.
+MOST, STALE = 100_000, 300
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -33,13 +35,22 @@ def read_prompts(path: str | Path) -> list[str]:
 
 def embedded_prompts(count: int, *, held_out: bool, things: int = MAX_THINGS, seed: int = 0) -> list[str]:
     """Different short prompts of the embedded world that name at most `things` things; held_out: each names a pair that
-    pretraining never saw."""
+    pretraining never saw. UserError when there are not so many."""
     rng, found = np.random.default_rng([7, int(held_out), things, seed]), {}
+    if count > MOST:
+        raise UserError(f"{count} prompts of the embedded world were asked for, at most {MOST} are drawn; lower the count")
+    draws = news = 0  # so far, and when the last new prompt came
     while len(found) < count:
+        draws += 1
+        if draws - news > STALE:
+            raise UserError(
+                f"the embedded world has hardly more than {len(found)} prompts of {things} things each, {count} were asked "
+                "for; lower config.prompts.train_count or eval_count, or give a file"
+            )
         drawn = scene.sample(rng, held_out)
         text = captions.prompt(dataclasses.replace(drawn, things=drawn.things[:things]), rng)
-        if captions.read(text).is_held_out() == held_out:
-            found[text] = None
+        if captions.read(text).is_held_out() == held_out and text not in found:
+            found[text], news = None, draws
     return list(found)
 
 
