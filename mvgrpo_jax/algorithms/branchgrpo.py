@@ -43,8 +43,6 @@ def make(config, o):
     steps, group = config.sampling.steps, config.group_size
     trained = tuple(o.stochastic) or tuple(range(steps - 1))
     splits = tuple(o.splits) or scaled((0, 3, 6, 9), 20, steps)
-    if not splits:
-        raise ValueError(f"a tree needs a step to split at and one after it, got {steps} steps")
     fans = tuple(o.fans) or factors(group, len(splits))
     if math.prod(fans) != group:
         raise ValueError(f"a tree of {fans} children has {math.prod(fans)} leaves, but group_size is {group}")

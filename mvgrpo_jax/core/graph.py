@@ -263,7 +263,11 @@ def scaled(published: tuple[int, ...], of: int, steps: int) -> tuple[int, ...]:
 
 
 def factors(number: int, count: int) -> tuple[int, ...]:
-    """The prime factors of a number, ascending; the smallest ones multiplied where there are more than `count`."""
+    """The prime factors of a number, ascending; the smallest ones multiplied where there are more than `count`.
+
+    Raises ValueError for a count below 1."""
+    if count < 1:
+        raise ValueError(f"a group of {number} needs at least one step to split at, and one after it")
     primes, prime = [], 2
     while number > 1:
         if number % prime:

@@ -13,25 +13,27 @@ from mvgrpo_jax.nano.world.scene import MAX_THINGS
 # Names of the embedded world's prompts -> how many things a prompt names at most.
 EMBEDDED = {"flux-nano": MAX_THINGS, "flux-nano-one": 1}
 COUNT = 512
-# So many draws in a row without a new prompt: all of them are known.
-EXHAUSTED = 2_000
+# Prompts that are ever drawn; draws in a row without a new one, after which the world is held to have no more.
+MOST, STALE = 100_000, 300
 
 
 def embedded_prompts(count: int, *, held_out: bool, things: int = MAX_THINGS, seed: int = 0) -> list[str]:
     """`count` different short prompts (0: COUNT) that name at most `things` things; held_out: each names a pair that
     pretraining never saw. UserError where there are not so many."""
-    rng, prompts, barren = np.random.default_rng([7, int(held_out), things, seed]), {}, 0
     count = count or COUNT
+    if count > MOST:
+        raise UserError(f"{count} prompts of the embedded world were asked for, at most {MOST} are drawn; lower the count")
+    rng, prompts = np.random.default_rng([7, int(held_out), things, seed]), {}
+    draws = newest = 0  # so far, and when the last new prompt came
     while len(prompts) < count:
+        draws += 1
+        if draws - newest > STALE:
+            raise UserError(
+                f"the embedded world has hardly more than {len(prompts)} prompts of {things} things each, {count} were asked "
+                "for; lower config.prompts.train_count or eval_count, or give a file"
+            )
         drawn = scene.sample(rng, held_out)
         text = captions.prompt(dataclasses.replace(drawn, things=drawn.things[:things]), rng)
-        is_new = captions.read(text).is_held_out() == held_out and text not in prompts
-        barren = 0 if is_new else barren + 1
-        if is_new:
-            prompts[text] = None
-        elif barren == EXHAUSTED:
-            raise UserError(
-                f"the embedded world has about {len(prompts)} such prompts, but {count} are asked for; lower the count "
-                "(config.prompts.train_count, config.prompts.eval_count, --count)"
-            )
+        if captions.read(text).is_held_out() == held_out and text not in prompts:
+            prompts[text], newest = None, draws
     return list(prompts)
