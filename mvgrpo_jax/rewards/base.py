@@ -12,6 +12,7 @@ Captions = list[list[list[str | None]]]
 
 class Reward(Protocol):
     """A judge. `score` takes images float32 [P, R, G, H, W, 3] in [0, 1] and captions [V][P][R] and returns float32
-    [V, P, R, G]; a missing caption scores 0 for the whole group (its view is masked by the caller)."""
+    [V, P, R, G]; a missing caption scores 0 for the whole group (its view is masked by the caller). A judge that reads only
+    part of a long caption may say in an attribute `captions_cut` how many different ones the last call cut."""
 
     def score(self, images: np.ndarray, captions: Captions) -> np.ndarray: ...

@@ -126,6 +126,7 @@ class Run:
         )
         log = {f"reward/{n}": float(s[0].mean()) for n, s in scores.items()}
         log |= {f"reward_std/{n}": float(s[0].std(-1).mean()) for n, s in scores.items()}
+        log |= {f"reward_captions_cut/{n}": float(j.captions_cut) for n, j in self.judges.items() if hasattr(j, "captions_cut")}
         for name in self.weights:
             log[f"reward_views/{name}"] = float(scores[name][active].mean())
             flat = scores[name].max(-1) - scores[name].min(-1) < 1e-6
