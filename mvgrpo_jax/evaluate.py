@@ -42,7 +42,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--first {options.first}: {options.prompts} has no prompts after it")
     judges = {name: rewards.make(name) for name in options.judge or ["scene", "clip"]}
     pipeline = pipelines.load(options.pipeline, dtype=np.float32)
-    policy = Policy(pipeline.transformer, pipeline.grid(*[pipeline.default_size] * 2), options.guidance)
+    grid, scale = pipeline.grid(*[pipeline.default_size] * 2), pipeline.scheduler.time_scale
+    policy = Policy(pipeline.transformer, grid, options.guidance, time_scale=scale)
     run = sampler(pipeline, policy, pipeline.sigmas(options.steps, policy.tokens))
     ids_clip, ids_t5, _ = pipelines.tokenize(pipeline, prompts, pipelines.text_length(pipeline))
     shape = (policy.tokens, pipeline.flux_config.in_channels)

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         adapters, adapter = lora_files.tree_of(network, factors)
         network = lora.adapt(network, adapter)
         pipeline.params["transformer"] = lora.join(pipeline.params["transformer"], adapters)
-    policy = Policy(network, pipeline.grid(height, width), options.guidance, dtype)
+    policy = Policy(network, pipeline.grid(height, width), options.guidance, dtype, time_scale=pipeline.scheduler.time_scale)
     shape = (policy.tokens, pipeline.flux_config.in_channels)
     if options.latents:
         latents = given_latents(options.latents, len(prompts), shape)

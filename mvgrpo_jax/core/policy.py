@@ -29,13 +29,14 @@ TIMESTEPS = {
 @dataclasses.dataclass(frozen=True, eq=False)
 class Policy:
     """Flux at one picture size. grid: packed tokens along each side; dtype: of the network's arithmetic; timestep: how sigma
-    is rounded, a name of TIMESTEPS."""
+    is rounded, a name of TIMESTEPS; time_scale: what the network is given for sigma = 1."""
 
     network: Network
     grid: tuple[int, int]
     guidance: float
     dtype: jnp.dtype = jnp.float32
     timestep: str = "exact"
+    time_scale: float = 1.0
 
     @property
     def tokens(self) -> int:
@@ -51,7 +52,7 @@ class Policy:
 
         flat = constrain(x.reshape(prompts * lanes, *x.shape[2:]), "batch")
         sigmas = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (prompts, lanes)).reshape(-1)
-        sigmas = TIMESTEPS[self.timestep](sigmas)
+        sigmas = TIMESTEPS[self.timestep](sigmas) * self.time_scale
         guidance = jnp.full((prompts * lanes,), self.guidance, jnp.float32)
         v = self.network(
             cast(params, self.dtype),

@@ -17,6 +17,8 @@ read = functools.lru_cache(maxsize=65536)(words.read)
 class SceneReward:
     """Each picture is read once and graded under every caption of its branch."""
 
+    captions_cut = 0  # it reads whole captions
+
     def score(self, images: np.ndarray, captions: Captions) -> np.ndarray:
         views, (prompts, branches, group) = len(captions), images.shape[:3]
         out = np.zeros((views, prompts, branches, group), np.float32)

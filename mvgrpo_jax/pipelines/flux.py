@@ -13,11 +13,11 @@ import numpy as np
 from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
 from mvgrpo_jax.convert.sources import TensorFiles
 from mvgrpo_jax.convert.weights import export_params, import_params
-from mvgrpo_jax.core import schedules
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models import clip, flux, t5, vae
 from mvgrpo_jax.models.module import Network, Params
 from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.pipelines.scheduler import Scheduler, check_class
 
 EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "flux-nano"
 # Component -> what its weight files' names begin with.
@@ -55,7 +55,7 @@ class Pipeline:
     vae_config: vae.VaeConfig
     tokenizer: Any
     tokenizer_2: Any
-    scheduler: dict
+    scheduler: Scheduler
 
     @property
     def pixels_per_token(self) -> int:
@@ -75,8 +75,8 @@ class Pipeline:
         return height // side, width // side
 
     def sigmas(self, steps: int, tokens: int) -> np.ndarray:
-        """The sigma grid [steps + 1] that diffusers would use with this folder's scheduler config."""
-        return schedules.diffusers_grid(steps, tokens, self.scheduler)
+        """The sigma grid [steps + 1] that diffusers would use with this folder's scheduler config. UserError: it has none."""
+        return self.scheduler.sigmas(steps, tokens)
 
 
 def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[int, int], dtype=jnp.float32) -> jax.Array:
@@ -126,6 +126,9 @@ def describe(folder: str | Path, **options) -> Pipeline:
             f"{folder}: expected a FluxPipeline, model_index.json says {index.get('_class_name')!r}; pipelines that paint from "
             "other inputs than text (Fill, Control, Kontext, img2img) are not supported"
         )
+    if named := index.get("scheduler"):
+        check_class(named[-1], f"{folder}/model_index.json")
+    schedule = folder / "scheduler" / "scheduler_config.json"
     raw = {name: read_json(folder / name / "config.json") for name in WEIGHTS}
     flux_config = config_of(flux.FluxConfig, raw["transformer"], f"{folder}/transformer/config.json")
     vae_config = config_of(vae.VaeConfig, raw["vae"])
@@ -146,7 +149,7 @@ def describe(folder: str | Path, **options) -> Pipeline:
         vae_config=vae_config,
         tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         tokenizer_2=T5TokenizerFast.from_pretrained(folder / "tokenizer_2"),
-        scheduler=read_json(folder / "scheduler" / "scheduler_config.json"),
+        scheduler=Scheduler.read(read_json(schedule), str(schedule)),
     )
 
 
@@ -169,7 +172,7 @@ def published(name: str, **options) -> Pipeline:
         vae_config=vae.VaeConfig(),
         tokenizer=None,
         tokenizer_2=None,
-        scheduler={},
+        scheduler=Scheduler(),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import jax
@@ -12,12 +13,16 @@ from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.convert.files import read_json
 from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.models import clip
+from mvgrpo_jax.rewards.preprocess import Preprocess
 
 EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "clip-nano"
 
 
 class ClipReward:
-    """folder: a CLIPModel folder, or 'clip-nano' (embedded). scale multiplies the cosine. chunk: items a tower call."""
+    """folder: a CLIPModel folder, or 'clip-nano' (embedded). scale multiplies the cosine. chunk: items a tower call.
+
+    Captions longer than the text tower are cut; `captions_cut` counts those of the last `score`, and the first is warned of.
+    """
 
     def __init__(self, folder: str = "clip-nano", scale: float = 1.0, chunk: int = 64):
         from transformers import CLIPTokenizer
@@ -27,29 +32,27 @@ class ClipReward:
         self.net = clip.clip(self.config)
         self.params = import_params(self.net, path, dtype=jnp.float32)
         self.tokenizer = CLIPTokenizer.from_pretrained(path)
-        prepare = read_json(path / "preprocessor_config.json")
-        self.mean, self.std = (np.asarray(prepare[k], np.float32) for k in ("image_mean", "image_std"))
+        prepare = path / "preprocessor_config.json"
+        self.prepare = Preprocess.read(read_json(prepare), self.config.vision.image_size, str(prepare))
         self.scale, self.chunk = scale, chunk
+        self.captions_cut, self._warned = 0, False
         self._image = jax.jit(lambda p, x: self.net.bind(p).embed_image(self.prepare(x)))
         self._text = jax.jit(lambda p, ids: self.net.bind(p).embed_text(ids))
 
-    def prepare(self, images: jax.Array) -> jax.Array:
-        """[N, H, W, 3] in [0, 1] -> resized (shortest side, cubic), centre-cropped and normalised for the tower."""
-        side = self.config.vision.image_size
-        n, height, width, channels = images.shape
-        if (height, width) != (side, side):
-            ratio = side / min(height, width)
-            size = (round(height * ratio), round(width * ratio))
-            images = jnp.clip(jax.image.resize(images, (n, *size, channels), "cubic", antialias=True), 0.0, 1.0)
-            top, left = (size[0] - side) // 2, (size[1] - side) // 2
-            images = images[:, top : top + side, left : left + side]
-        return (images - self.mean) / self.std
-
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors [N, projection_dim]."""
+        """Unit vectors [N, projection_dim] of the first tokens that the text tower has places for."""
         length = min(self.config.text.max_position_embeddings, self.tokenizer.model_max_length)
-        encoded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True)["input_ids"]
-        return in_chunks(lambda ids: self._text(self.params, ids), np.asarray(encoded, np.int32), self.chunk)
+        encoded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True)
+        cut = [text for text, one in zip(texts, encoded.encodings) if one.overflowing]
+        self.captions_cut = len(cut)
+        if cut and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the CLIP judge reads {length} tokens of a caption and cuts the rest, here of {len(cut)} of {len(texts)}, "
+                f"such as {cut[0][:80]!r}; reward_captions_cut/clip counts them. Shorter captions are judged whole",
+                stacklevel=2,
+            )
+        return in_chunks(lambda ids: self._text(self.params, ids), np.asarray(encoded["input_ids"], np.int32), self.chunk)
 
     def embed_images(self, images: np.ndarray) -> np.ndarray:
         """Unit vectors [N, projection_dim] of pictures [N, H, W, 3] in [0, 1]."""

@@ -191,6 +191,7 @@ def summarise(run: Run, iteration: int, views: Views, scores: Scores, batch: Bat
     for name, values in scores.by_judge.items():
         log[f"reward/{name}"] = float(values[0].mean())
         log[f"reward_std/{name}"] = float(values[0].std(-1).mean())
+        log[f"reward_captions_cut/{name}"] = float(run.judges[name].captions_cut)
     for name in run.weights:
         values = scores.by_judge[name]
         flat = values.max(-1) - values.min(-1) < 1e-6

@@ -8,6 +8,7 @@ import math
 import time
 from pathlib import Path
 
+from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import is_chief
 
@@ -51,9 +52,9 @@ class Writer:
 
         self.path = workdir / "metrics.jsonl"
         kept = [r for r in read(workdir) if r["iteration"] < resumed_at] if self.path.exists() else []
-        self.file = self.path.open("w", encoding="utf-8")
-        for row in kept:
-            self._line(row)
+        with atomic(self.path) as part:  # whatever stops this, the history is there
+            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.file = self.path.open("a", encoding="utf-8")
         self.board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
 
     def _line(self, row: dict) -> None:

@@ -15,7 +15,12 @@ from mvgrpo_jax.errors import UserError
 
 
 def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *, solver: str = "ode", eta: float = 0.7):
-    """A jitted (params of all components, ids_clip, ids_t5, latents [N, L, C], key) -> pictures [N, H, W, 3] in [0, 1]."""
+    """A jitted (params of all components, ids_clip, ids_t5, latents [N, L, C], key) -> pictures [N, H, W, 3] in [0, 1].
+
+    UserError: an SDE over sigmas that rise.
+    """
+    if solver == "sde" and sigmas[0] < sigmas[-1]:
+        raise UserError("--solver sde needs sigmas that fall; this pipeline's scheduler has invert_sigmas; take --solver ode")
     kernel = sde.kernel("flow")
     g = kernel.noise(sigmas, eta)
     grid = rollout.Grid(jnp.asarray(sigmas, jnp.float32), jnp.asarray(g, jnp.float32))

@@ -1,5 +1,7 @@
 """Judges: shapes, shared evaluation, and agreement with the torch peer."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -76,8 +78,29 @@ def test_pictures_of_another_size_are_resized_and_cropped(tmp_path):
     wide = np.ones((1, 48, 96, 3), np.float32) * np.linspace(0, 1, 96)[None, None, :, None]
     prepared = np.asarray(judge.prepare(wide.astype(np.float32)))
     assert prepared.shape == (1, 24, 24, 3)
-    middle = prepared * judge.std + judge.mean  # the middle half of the gradient is left
+    middle = prepared * np.float32([0.2, 0.3, 0.4]) + np.float32([0.4, 0.5, 0.6])  # the middle half of the gradient is left
     np.testing.assert_allclose(middle[0, 12, [0, -1], 0], [0.255, 0.745], atol=0.02)
+
+
+def test_captions_over_the_towers_length_are_counted_and_warned_of_once(tmp_path):
+    _, tokenizer = write_clip(tmp_path)
+    judge = rewards.make("clip", {"folder": str(tmp_path)})
+    long = "a small red circle top-left and " * 12
+    assert len(tokenizer(long)["input_ids"]) > tokenizers.CLIP_LENGTH > len(tokenizer("a red circle")["input_ids"])
+    with pytest.warns(UserWarning, match=f"reads {tokenizers.CLIP_LENGTH} tokens .* of 2 of 3, such as 'a small red circle"):
+        got = judge.score(IMAGES, [[["a red circle"], [long]], [[long + "more"], [None]]])
+    assert judge.captions_cut == 2
+    ids = tokenizer([long], max_length=tokenizers.CLIP_LENGTH, truncation=True)["input_ids"]
+    assert ids[0][-1] == tokenizer.eos_token_id  # the end stays, as transformers cuts
+    text = np.asarray(judge._text(judge.params, np.asarray(ids, np.int32)))[0]
+    images = judge.embed_images(IMAGES[1, 0])
+    np.testing.assert_allclose(got[0, 1, 0], images @ text, atol=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        judge.score(IMAGES, [[[long], [long]]])
+        assert judge.captions_cut == 1  # a text counts once, however often it is asked about
+        judge.score(IMAGES, CAPTIONS)
+    assert judge.captions_cut == 0
 
 
 def test_unknown_judges_are_named():

@@ -1,0 +1,77 @@
+"""Preparation of pictures for CLIP against transformers' CLIPImageProcessor (on Pillow)."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import CLIPImageProcessorPil
+
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.rewards.preprocess import Preprocess
+
+CONFIG = {
+    "size": {"shortest_edge": 224},
+    "crop_size": {"height": 224, "width": 224},
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [
+        (768, 1024, 298),
+        (1024, 768, 298),
+        (768, 1360, 396),
+        (480, 848, 395),
+        (1024, 1024, 224),
+        (224, 224, 224),
+        (100, 333, 745),
+    ],
+)
+def test_the_longer_side_is_cut_to_whole_pixels(height, width, expected):
+    assert sorted(Preprocess.read(CONFIG, 224).resized(height, width)) == [224, expected]
+
+
+def picture(height: int, width: int, kind: str) -> np.ndarray:
+    """uint8 [H, W, 3]: smooth waves, or black and white points, whose cubic interpolation leaves the range."""
+    if kind == "points":
+        return np.random.default_rng(0).integers(0, 2, size=(height, width, 3), dtype=np.uint8) * 255
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 37.0 + y / 23.0), np.cos(x / 11.0), np.sin(y / 5.0)]
+    return np.uint8(np.round(127.5 + 127.5 * np.stack(waves, -1)))
+
+
+@pytest.mark.parametrize("kind", ["waves", "points"])
+@pytest.mark.parametrize(
+    "height, width", [(768, 1024), (1024, 768), (768, 1360), (480, 848), (512, 512), (224, 224), (97, 131), (224, 300)]
+)
+def test_pixels_are_clip_image_processors(height, width, kind):
+    """To 1.5 / 255: Pillow rounds to 8 bits after each of its two passes, the second of which magnifies it a little."""
+    image = picture(height, width, kind)
+    want = CLIPImageProcessorPil(**CONFIG)(Image.fromarray(image), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    got = np.asarray(Preprocess.read(CONFIG, 224)(np.float32(image[None]) / 255))[0]
+    assert got.shape == want.shape == (224, 224, 3)
+    apart = np.abs(got - want) * CONFIG["image_std"] * 255
+    assert apart.max() < 1.5 and apart.mean() < 0.5
+
+
+def test_configs_as_they_are_written():
+    assert Preprocess.read(CONFIG | {"size": 224, "crop_size": 224, "resample": 3, "do_resize": True}, 224).side == 224
+    bare = {k: CONFIG[k] for k in ("image_mean", "image_std")}
+    assert Preprocess.read(bare, 24).side == 24
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"size": {"shortest_edge": 336}}, "expected size with shortest_edge 224 .* found size {'shortest_edge': 336}"),
+        ({"size": {"height": 224, "width": 224}}, "expected size with shortest_edge 224"),
+        ({"crop_size": 336}, "crop_size of 224 x 224.* crop_size 336"),
+        ({"do_center_crop": False}, "do_center_crop must be true, found False"),
+        ({"resample": 2}, r"resample must be 3 \(bicubic\), found 2"),
+        ({"image_std": None}, "three numbers under image_std, found None"),
+    ],
+)
+def test_other_preparations_are_refused(changes, expected):
+    with pytest.raises(UserError, match=expected):
+        Preprocess.read(CONFIG | changes, 224)
