@@ -46,7 +46,7 @@ def _count(shape) -> int:
 
 def make_files(work: Path) -> tuple[int, int]:
     """(tensors, bytes) of the transformer; both layouts are written."""
-    from mvgrpo_jax.convert.folders import component_config
+    from mvgrpo_jax.convert.configs import component_config
     from mvgrpo_jax.convert.naming import entries
     from mvgrpo_jax.convert.original import ToOriginal, flux_layout
     from mvgrpo_jax.convert.sources import DTYPES, Described

@@ -1,7 +1,9 @@
 """python -m mvgrpo_jax.convert import|export|lora|verify ...
 
-  import --src DIR_OR_FILE --dst DIR      a diffusers folder, or an original single file (flux1-dev.safetensors,
-                                          ae.safetensors), to a diffusers folder: keys checked, shards, checksums
+  import --src DIR_OR_FILE --dst DIR      a diffusers folder, or a single file (flux1-dev.safetensors, ae.safetensors,
+                                          clip_l.safetensors, t5xxl_fp16.safetensors, a checkpoint of all of them, or a
+                                          transformer under diffusers' names), to a diffusers folder: keys checked,
+                                          shards, checksums
   export --src DIR --dst DIR              a diffusers folder to --layout diffusers or original (single files),
                                           with --lora FILE --merge its weights added in: computed in float32,
                                           rounded once to --dtype; a warning says how much of the change that loses
@@ -12,7 +14,8 @@ A LoRA is a file or a folder: diffusers' layout (alpha in the header is read), w
 (adapter_model.safetensors with adapter_config.json), kohya's, the original's names, or XLabs'. Layers of text
 encoders are left out with a warning.
 
-Conversions run file to file, one tensor in memory at a time. An interrupted one goes on with the same command.
+Conversions run file to file, one tensor in memory at a time. An interrupted one goes on with the same command. Files in --dst
+that this program did not write are never replaced or deleted.
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import ml_dtypes
 import numpy as np
 
 from mvgrpo_jax.convert import folders
-from mvgrpo_jax.convert.writing import SHARD, verify
+from mvgrpo_jax.convert.owned import CHECKSUMS, verify
+from mvgrpo_jax.convert.writing import SHARD
 from mvgrpo_jax.errors import UserError, reports_errors
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -64,10 +68,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     options = parser().parse_args(argv)
     if options.command == "verify":
-        parts = [p for p in (options.src, *sorted(options.src.glob("*"))) if (p / "checksums.sha256").exists()]
+        parts = [p for p in (options.src, *sorted(options.src.glob("*"))) if (p / CHECKSUMS).exists()]
         wrong = [str(p / name) for p in parts for name in verify(p)]
         if not parts or wrong:
-            raise UserError(f"{options.src}: " + (f"damaged: {', '.join(wrong)}" if parts else "has no checksums.sha256"))
+            raise UserError(f"{options.src}: " + (f"damaged: {', '.join(wrong)}" if parts else f"has no {CHECKSUMS}"))
         print(f"{options.src}: {len(parts)} folders as they were written")
         return
     if options.dst.exists() and options.src.exists() and options.dst.samefile(options.src):
@@ -78,10 +82,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"written to {options.dst}")
         return
     if options.command == "import" and options.src.is_file():
-        kind = folders.import_file(
+        parts = folders.import_file(
             options.src, options.dst, base=options.base, config=options.config, dtype=dtype, limit=options.shard_size
         )
-        print(f"{kind} written to {options.dst if options.base else options.dst / kind}")
+        print(f"{', '.join(parts)} written to {options.dst}")
     elif options.command == "import":
         folders.import_folder(options.src, options.dst, dtype=dtype, limit=options.shard_size)
         print(f"written to {options.dst}")

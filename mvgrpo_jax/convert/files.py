@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -52,10 +51,3 @@ def read_json(path: Path) -> dict:
 def write_json(path: Path, item: dict) -> None:
     with atomic(path) as part:
         part.write_text(json.dumps(item, indent=2) + "\n")
-
-
-def copy_folder(source: Path, folder: Path) -> None:
-    """Every file below `source`, each atomically; UserError when there is no room."""
-    for path in sorted(p for p in Path(source).rglob("*") if p.is_file()):
-        with atomic(Path(folder) / path.relative_to(source)) as part:
-            shutil.copyfile(path, part)

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from mvgrpo_jax import pipelines
-from mvgrpo_jax.convert import lora
-from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
-from mvgrpo_jax.convert.original import ToOriginal, flux_layout, open_original, vae_layout
+from mvgrpo_jax.convert import lora, single
+from mvgrpo_jax.convert.companions import around, as_json, contents
+from mvgrpo_jax.convert.files import read_json
+from mvgrpo_jax.convert.original import ToOriginal, flux_layout, vae_layout
+from mvgrpo_jax.convert.owned import Owned
 from mvgrpo_jax.convert.sources import Source, TensorFiles
 from mvgrpo_jax.convert.weights import checked
-from mvgrpo_jax.convert.writing import SHARD, items_of, write_file, write_folder
+from mvgrpo_jax.convert.writing import SHARD, items_of, write_folder, write_owned
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.models import flux, vae
 
 ORIGINAL_NAMES = {"transformer": "flux1.safetensors", "vae": "ae.safetensors"}
-
-
-def component_config(config: flux.FluxConfig | vae.VaeConfig) -> dict[str, Any]:
-    """The config.json that diffusers expects beside such weights."""
-    values = dataclasses.asdict(config)
-    if isinstance(config, flux.FluxConfig):
-        return {"_class_name": "FluxTransformer2DModel", "patch_size": 1, **values}
-    levels = len(config.block_out_channels)
-    return {
-        "_class_name": "AutoencoderKL",
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "act_fn": "silu",
-        "use_quant_conv": False,
-        "use_post_quant_conv": False,
-        **values,
-    }
 
 
 def identity(path: Path, *more: Any) -> str:
@@ -62,14 +45,10 @@ def write_pipeline(
 ) -> None:
     """A diffusers pipeline folder from sources; tokenizers, scheduler and configs come from `base` unless `configs` has
     them. model_index.json comes last: an interrupted folder is no pipeline."""
-    dst.mkdir(parents=True, exist_ok=True)
-    (dst / "model_index.json").unlink(missing_ok=True)
-    for name in ("scheduler", "tokenizer", "tokenizer_2"):
-        copy_folder(base / name, dst / name)
-    for name, source in sources.items():
-        write_json(dst / name / "config.json", (configs or {}).get(name) or read_json(base / name / "config.json"))
-        write_folder(source, dst / name, pipelines.WEIGHTS[name], dtype=dtype, limit=limit, identity=identities[name])
-    write_json(dst / "model_index.json", read_json(base / "model_index.json"))
+    names = tuple(sources)
+    with around(contents(base, names, configs), dst, names):
+        for name, source in sources.items():
+            write_folder(source, dst / name, pipelines.WEIGHTS[name], dtype=dtype, limit=limit, identity=identities[name])
 
 
 def import_folder(src: Path, dst: Path, *, dtype=None, limit: int = SHARD) -> None:
@@ -80,28 +59,38 @@ def import_folder(src: Path, dst: Path, *, dtype=None, limit: int = SHARD) -> No
     write_pipeline(folder, sources, dst, dtype=dtype, limit=limit, identities=marks)
 
 
-def import_file(src: Path, dst: Path, *, base: Path | None = None, config: Path | None = None, dtype=None, limit: int = SHARD):
-    """An original single file -> the component's folder under `dst`, or with `base` a whole pipeline around it. Returns the
-    component's name. config: a config.json; shapes alone do not tell the groups of norms and the split of the rotary
-    embedding, so that the base's config is used where there is one, and Flux's own values otherwise."""
+def import_file(
+    src: Path, dst: Path, *, base: Path | None = None, config: Path | None = None, dtype=None, limit: int = SHARD
+) -> list[str]:
+    """A single file (see single) -> the folder of each of its models under `dst`, or with `base` a whole pipeline around them.
+    Returns the components' names. config: a config.json; shapes alone do not tell the groups of norms and the split of the
+    rotary embedding, so that the base's config is used where there is one, and Flux's own values otherwise."""
+    base = pipelines.EMBEDDED if str(base) == "flux-nano" else base
 
-    def given(kind: str):
-        path = config or (base and base / kind / "config.json")
-        return path and pipelines.config_of(flux.FluxConfig if kind == "transformer" else vae.VaeConfig, read_json(path), path)
+    def given(kind: single.Kind):
+        if path := config or (base and base / kind.component / "config.json"):
+            content = read_json(path)
+            return pipelines.config_of(kind.config, content, path), content
+        return None
 
-    kind, source, implied = open_original(src, given)
-    net = flux.flux(implied) if kind == "transformer" else vae.vae(implied)
-    source, _ = checked(net, source)
-    marks = {kind: identity(src, dtype, limit)}
-    written = component_config(implied)
+    parts = single.open_file(src, given)
+    if config and len(parts) > 1:
+        raise UserError(f"{src}: holds {', '.join(p.component for p in parts)}; --config fits one model, give --base instead")
+    sources = {p.component: checked(p.network, p.source)[0] for p in parts}
+    written = {p.component: p.written for p in parts}
+    marks = dict.fromkeys(sources, identity(src, dtype, limit))
     if base is None:
-        write_json(dst / kind / "config.json", written)
-        write_folder(source, dst / kind, pipelines.WEIGHTS[kind], dtype=dtype, limit=limit, identity=marks[kind])
-        return kind
-    others = {n: s for n, s in components(base).items() if n != kind}
+        with around({f"{n}/config.json": as_json(w) for n, w in written.items()}, dst, tuple(sources)):
+            for name, source in sources.items():
+                write_folder(source, dst / name, pipelines.WEIGHTS[name], dtype=dtype, limit=limit, identity=marks[name])
+        return list(sources)
+    described = pipelines.describe(base)
+    found = {p.component: p.config for p in parts}
+    pipelines.check_channels(found.get("transformer", described.flux_config), found.get("vae", described.vae_config), src)
+    others = {n: s for n, s in components(base).items() if n not in sources}
     marks |= {n: identity(base / n, dtype, limit) for n in others}
-    write_pipeline(base, {kind: source} | others, dst, dtype=dtype, limit=limit, identities=marks, configs={kind: written})
-    return kind
+    write_pipeline(base, sources | others, dst, dtype=dtype, limit=limit, identities=marks, configs=written)
+    return list(sources)
 
 
 def export(src: Path, dst: Path, layout: str, *, lora_file: Path | None = None, dtype=None, limit: int = SHARD) -> list[Path]:
@@ -131,13 +120,12 @@ def _write_layout(
         write_pipeline(folder, sources, dst, dtype=dtype, limit=limit, identities=marks)
         return [dst]
     layouts = {"transformer": flux_layout(pipeline.flux_config), "vae": vae_layout(pipeline.vae_config)}
-    written = []
+    owned = Owned(dst)
+    owned.claim(ORIGINAL_NAMES.values())
     for name, table in layouts.items():
         source = ToOriginal(sources[name], table)
-        items = items_of(source, dtype)
-        write_file(dst / ORIGINAL_NAMES[name], items, (source.read(n).astype(d, copy=False) for n, d, _ in items))
-        written.append(dst / ORIGINAL_NAMES[name])
-    return written
+        write_owned(owned, ORIGINAL_NAMES[name], source, items_of(source, dtype))
+    return [dst / name for name in ORIGINAL_NAMES.values()]
 
 
 def convert_lora(src: Path, dst: Path, layout: str, pipeline_folder: Path, *, dtype) -> None:

@@ -12,8 +12,7 @@ import re
 
 import numpy as np
 
-from mvgrpo_jax.convert.sources import Renamed, Source, TensorFiles
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.convert.sources import Source
 from mvgrpo_jax.models.flux import FluxConfig
 from mvgrpo_jax.models.vae import VaeConfig
 
@@ -30,8 +29,6 @@ class Rows:
 
 
 Layout = list[Rows]
-# What other programs put before the names in files that hold more than one model.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "first_stage_model.", "vae.")
 
 
 def flux_modules(config: FluxConfig) -> list[Rows]:
@@ -194,83 +191,3 @@ class ToOriginal:
         parts = [self.source.read(r.name, r.start, r.start + r.count if r.count else None) for r in rows]
         array = (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(self.shape(name))
         return array if stop is None and not start else array[start:stop]
-
-
-def without_prefix(source: Source) -> Source:
-    """Names without what a file of several models puts before them; other models' tensors are hidden."""
-    for prefix in PREFIXES:
-        inside = {n.removeprefix(prefix): n for n in source.names() if n.startswith(prefix)}
-        if inside:
-            return Renamed(source, inside)
-    return source
-
-
-def _blocks(names: list[str], stem: str) -> int:
-    numbers = {int(m[1]) for n in names if (m := re.match(rf"{stem}\.(\d+)\.", n))}
-    return max(numbers) + 1 if numbers else 0
-
-
-def flux_config(source: Source) -> FluxConfig:
-    """The config that an original transformer's shapes imply; the rotary split is Flux's, scaled to the head."""
-    shape, names = source.shape, source.names()
-    try:
-        width = shape("img_in.weight")[0]
-        head = shape("double_blocks.0.img_attn.norm.query_norm.scale")[0]
-        return FluxConfig(
-            in_channels=shape("img_in.weight")[1],
-            out_channels=shape("final_layer.linear.weight")[0],
-            num_layers=_blocks(names, "double_blocks"),
-            num_single_layers=_blocks(names, "single_blocks"),
-            attention_head_dim=head,
-            num_attention_heads=width // head,
-            joint_attention_dim=shape("txt_in.weight")[1],
-            pooled_projection_dim=shape("vector_in.in_layer.weight")[1],
-            guidance_embeds="guidance_in.in_layer.weight" in names,
-            axes_dims_rope=(head // 8, head * 7 // 16, head * 7 // 16),
-        )
-    except KeyError as error:
-        raise UserError(f"{source.where}: an original Flux transformer needs {error}, which is not there") from None
-    except ValueError as error:
-        raise UserError(f"{source.where}: not Flux's own proportions ({error}); give its config.json with --config") from None
-
-
-def vae_config(source: Source) -> VaeConfig:
-    """The config that an original autoencoder's shapes imply, with Flux's scale and shift of the latents."""
-    shape, names = source.shape, source.names()
-    try:
-        levels = _blocks(names, r"encoder\.down")
-        return VaeConfig(
-            in_channels=shape("encoder.conv_in.weight")[1],
-            out_channels=shape("decoder.conv_out.weight")[0],
-            latent_channels=shape("encoder.conv_out.weight")[0] // 2,
-            block_out_channels=tuple(shape(f"encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)),
-            layers_per_block=_blocks(names, r"encoder\.down\.0\.block"),
-            mid_block_add_attention="encoder.mid.attn_1.q.weight" in names,
-        )
-    except KeyError as error:
-        raise UserError(f"{source.where}: an original autoencoder needs {error}, which is not there") from None
-
-
-def kind_of(source: Source) -> str | None:
-    """'transformer' or 'vae' for an original file, None for anything else."""
-    names = set(source.names())
-    if "img_in.weight" in names:
-        return "transformer"
-    return "vae" if "encoder.down.0.block.0.conv1.weight" in names else None
-
-
-def open_original(path, config_of=lambda kind: None) -> tuple[str, Source, FluxConfig | VaeConfig]:
-    """(component, source under diffusers' names, config) of an original single file.
-
-    config_of(component): the config, or None for what the shapes imply. Raises UserError.
-    """
-    source = without_prefix(TensorFiles(path))
-    kind = kind_of(source)
-    if kind is None:
-        shown = ", ".join(sorted(source.names())[:4])
-        raise UserError(
-            f"{path}: not an original Flux transformer (img_in.weight) or autoencoder (encoder.down.0...); it has {shown}, ..."
-        )
-    imply, layout = (flux_config, flux_layout) if kind == "transformer" else (vae_config, vae_layout)
-    config = config_of(kind) or imply(source)
-    return kind, FromOriginal(source, layout(config)), config

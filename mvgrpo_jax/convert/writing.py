@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mvgrpo_jax.convert.companions import READ_FIRST, as_json
 from mvgrpo_jax.convert.files import atomic, read_json, write_json
+from mvgrpo_jax.convert.owned import Owned
 from mvgrpo_jax.convert.sources import NAMES, Source, stored
 
 SHARD = 5_000_000_000  # bytes; what safetensors' users expect of a shard
-CHECKSUMS = "checksums.sha256"  # as `sha256sum -c` reads it
 Item = tuple[str, np.dtype, tuple[int, ...]]
 
 
@@ -38,8 +40,11 @@ def write_file(
     arrays: Iterable[np.ndarray],
     metadata: dict[str, str] | None = None,
     progress: Callable[[int], Any] = lambda count: None,
+    sealed: Callable[[str], Any] = lambda digest: None,
 ) -> str:
-    """Writes one safetensors file atomically, tensor by tensor, and returns its SHA-256. `arrays` in the order of `items`."""
+    """Writes one safetensors file atomically, tensor by tensor, and returns its SHA-256. `arrays` in the order of `items`.
+
+    progress(bytes) is called for each tensor; sealed(SHA-256) once, just before the file gets its name."""
     digest = hashlib.sha256()
     with atomic(path) as part, part.open("wb") as file:
 
@@ -55,6 +60,7 @@ def write_file(
             progress(array.nbytes)
         file.flush()
         os.fsync(file.fileno())
+        sealed(digest.hexdigest())
     return digest.hexdigest()
 
 
@@ -81,15 +87,27 @@ def items_of(source: Source, dtype: Any = None) -> list[Item]:
     return [(name, dtype_written(source.dtype(name), dtype), source.shape(name)) for name in source.names()]
 
 
-def _checksums(folder: Path) -> dict[str, str]:
-    path = folder / CHECKSUMS
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+def write_owned(
+    owned: Owned, name: str, source: Source, items: list[Item], progress: Callable[[int], Any] = lambda count: None
+) -> None:
+    """Writes one safetensors file into a folder of ours and lists it there."""
+    digest = write_file(
+        owned.folder / name, items, _arrays(source, items), progress=progress, sealed=lambda d: owned.expect(name, d)
+    )
+    owned.wrote(name, digest)
 
 
-def _record(folder: Path, sums: dict[str, str]) -> None:
-    with atomic(folder / CHECKSUMS) as part:
-        part.write_text("".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+def _size(items: list[Item]) -> int:
+    return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for _, dtype, shape in items)
+
+
+def _finished(owned: Owned, mark: Path, identity: str, plan: dict[str, list[Item]]) -> list[str]:
+    """The shards that an interrupted write of the same source left complete."""
+    state = read_json(mark) if identity and mark.exists() else {}
+    if state.get("identity") != identity:
+        return []
+    names = [n for n in state.get("done", []) if n in plan and n in owned.sums and (owned.folder / n).exists()]
+    return [n for n in names if _matches(owned.folder / n, plan[n])]
 
 
 def write_folder(
@@ -99,37 +117,42 @@ def write_folder(
 
     A shard has its final name and its checksum only when it is complete. When the same `identity` (of the source) is
     written again after an interruption, complete shards are kept. The index comes last: without it shards are no model.
+    Files that an earlier write left there are replaced or deleted; other people's stay, and raise UserError, before anything
+    is written, where they have a name that is needed or would be read first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    items = items_of(source, dtype)
-    shards = plan_shards(items, limit)
-    single = len(shards) == 1
-    names = (
-        [f"{stem}.safetensors"]
-        if single
-        else [f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
-    )
-    mark = folder / f".{stem}.source.json"
-    if not identity or not mark.exists() or read_json(mark).get("identity") != identity:
-        (folder / f"{stem}.safetensors.index.json").unlink(missing_ok=True)
-        _record(folder, {})
-        if identity:
-            write_json(mark, {"identity": identity})
-    sums = _checksums(folder)
-    total = sum(int(np.prod(s, dtype=np.int64)) * d.itemsize for _, d, s in items)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=folder.name, disable=quiet) as bar:
-        for name, part in zip(names, shards):
-            if name in sums and (folder / name).exists() and _matches(folder / name, part):
-                bar.update(sum(int(np.prod(s, dtype=np.int64)) * d.itemsize for _, d, s in part))
-                continue
-            sums[name] = write_file(folder / name, part, _arrays(source, part), progress=bar.update)
-            _record(folder, sums)
-    if not single:
-        table = {n: file for file, part in zip(names, shards) for n, _, _ in part}
-        write_json(folder / f"{stem}.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": table})
-    for old in set(folder.glob(f"{stem}*.safetensors")) - {folder / name for name in names}:
-        old.unlink()
+    shards = plan_shards(items_of(source, dtype), limit)
+    count, index = len(shards), f"{stem}.safetensors.index.json"
+    names = [f"{stem}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count)] if count > 1 else [f"{stem}.safetensors"]
+    plan = dict(zip(names, shards))
+    owned, mark = Owned(folder), folder / f".{stem}.source.json"
+    done = _finished(owned, mark, identity, plan)
+    owned.claim([n for n in (*names, *READ_FIRST) if n not in done])
+    owned.remove([index])  # shards of two sources would be read as one model
+    with tqdm(
+        total=_size([i for part in shards for i in part]), unit="B", unit_scale=True, desc=folder.name, disable=quiet
+    ) as bar:
+        bar.update(sum(_size(plan[name]) for name in done))
+        for name in names:
+            if name not in done:
+                if identity:
+                    write_json(mark, {"identity": identity, "done": done})
+                write_owned(owned, name, source, plan[name], bar.update)
+                done.append(name)
+    if count > 1:
+        table = {n: name for name, part in plan.items() for n, _, _ in part}
+        total = _size([i for part in shards for i in part])
+        owned.put(index, as_json({"metadata": {"total_size": total}, "weight_map": table}))
+    _clear(owned, stem, names)
     mark.unlink(missing_ok=True)
+
+
+def _clear(owned: Owned, stem: str, names: list[str]) -> None:
+    """Deletes the weights of an earlier write; a warning names other people's, which stay."""
+    found = sorted(p.name for p in owned.folder.glob(f"{stem}*.safetensors") if p.name not in names)
+    owned.remove([name for name in found if name in owned.sums])
+    if others := [name for name in found if (owned.folder / name).exists()]:
+        warnings.warn(f"{owned.folder}: {', '.join(others)} beside the weights are not part of them", stacklevel=3)
 
 
 def _arrays(source: Source, items: list[Item]) -> Iterator[np.ndarray]:
@@ -139,13 +162,3 @@ def _arrays(source: Source, items: list[Item]) -> Iterator[np.ndarray]:
 
 def _matches(path: Path, items: list[Item]) -> bool:
     return {n: (t.dtype, t.shape) for n, t in stored(path).items()} == {n: (d, s) for n, d, s in items}
-
-
-def verify(folder: Path) -> list[str]:
-    """The files of a folder whose content is not what its checksums say."""
-    wrong = []
-    for name, digest in _checksums(folder).items():
-        path = folder / name
-        if not path.exists() or hashlib.file_digest(path.open("rb"), "sha256").hexdigest() != digest:
-            wrong.append(name)
-    return wrong

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvgrpo_jax.convert.files import copy_folder, read_json, write_json
+from mvgrpo_jax.convert.companions import around, contents
+from mvgrpo_jax.convert.files import read_json
 from mvgrpo_jax.convert.sources import TensorFiles
 from mvgrpo_jax.convert.weights import export_params, import_params
 from mvgrpo_jax.errors import UserError, did_you_mean
@@ -200,20 +202,14 @@ def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None =
     """Writes a complete diffusers folder; `params` replaces components, each a parameter tree or a source of tensors.
 
     model_index.json comes last: without it the folder is not a pipeline, so an interrupted save never looks finished. Every
-    process of a pod calls this; the first one writes.
+    process of a pod calls this; the first one writes. Raises UserError where the folder has files of the same names that this
+    program did not write.
     """
     folder, source, writes = Path(folder), pipeline.folder, jax.process_index() == 0
-    if writes:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model_index.json").unlink(missing_ok=True)
-        for name in ("scheduler", "tokenizer", "tokenizer_2"):
-            copy_folder(source / name, folder / name)
     # A component that was dropped from memory is copied from where it came.
     components = {n: TensorFiles(source / n) for n in WEIGHTS if n not in pipeline.params}
     components |= pipeline.params | (params or {})
-    for name, stem in WEIGHTS.items():
-        export_params(getattr(pipeline, name), components[name], folder / name, stem, dtype=dtype)
-        if writes:
-            write_json(folder / name / "config.json", read_json(source / name / "config.json"))
-    if writes:
-        write_json(folder / "model_index.json", read_json(source / "model_index.json"))
+    names = tuple(WEIGHTS)
+    with around(contents(source, names), folder, names) if writes else contextlib.nullcontext():
+        for name, stem in WEIGHTS.items():
+            export_params(getattr(pipeline, name), components[name], folder / name, stem, dtype=dtype)

@@ -39,7 +39,7 @@ def shorten(pipeline: Pipeline, text: str, max_sequence_length: int) -> str:
 
 
 def clip_length(pipeline: Pipeline) -> int:
-    """CLIP tokens of every text: what the tokenizer says, and as many as the encoder has positions at most. A tokenizer without
+    """CLIP tokens of every text: what the tokenizer says, and at most as many as the encoder has positions. A tokenizer without
     model_max_length says a number beyond any length."""
     positions, _ = pipeline.text_encoder.shapes["text_model"]["embeddings"]["position_embedding"]["embedding"].shape
     return int(min(positions, pipeline.tokenizer.model_max_length))

@@ -13,7 +13,8 @@ from mvgrpo_jax import pipelines
 from mvgrpo_jax.convert import folders
 from mvgrpo_jax.convert.__main__ import main
 from mvgrpo_jax.convert.naming import entries
-from mvgrpo_jax.convert.original import FromOriginal, ToOriginal, flux_layout, open_original, vae_layout
+from mvgrpo_jax.convert.original import FromOriginal, ToOriginal, flux_layout, vae_layout
+from mvgrpo_jax.convert.single import open_file
 from mvgrpo_jax.convert.sources import Described, TensorFiles
 from mvgrpo_jax.convert.weights import checked
 from mvgrpo_jax.errors import UserError
@@ -144,12 +145,12 @@ def test_what_is_wrong_with_an_original_file(random_pipeline, tmp_path):
     assert "shape of single_transformer_blocks.0.proj_mlp.bias: expected [288], found [283]" in str(error.value)
     assert not (tmp_path / "out").exists()
     save_file({"unet.conv.weight": np.ones(2, np.float32)}, path)
-    with pytest.raises(UserError, match="not an original Flux transformer"):
-        open_original(path)
+    with pytest.raises(UserError, match="not a Flux transformer"):
+        open_file(path)
     pickle = tmp_path / "flux1.ckpt"
     pickle.write_bytes(b"\x80\x04")
     with pytest.raises(UserError, match="pickled weights are never loaded"):
-        open_original(pickle)
+        open_file(pickle)
 
 
 def test_an_interrupted_conversion_goes_on(random_pipeline, tmp_path, monkeypatch):
