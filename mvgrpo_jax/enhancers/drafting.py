@@ -34,7 +34,7 @@ from mvgrpo_jax.services import Failure
 # What is spent on one caption before the prompt counts as exhausted, and what a try costs: rejected answers are common with
 # small models and tell least.
 EFFORT, REJECTED, UNCHANGED, FAULTED = 90, 1, 3, 30
-FAULTS = 2  # further faults of a draw, with answers to others in between, after which it is left
+FAULTS = 4  # further faults of a draw, with answers to others in between, after which it is left
 LONGEST_PAUSE = 30.0  # seconds between faults of a draw
 
 
