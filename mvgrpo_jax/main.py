@@ -1,11 +1,11 @@
-"""python -m mvgrpo_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value ...]"""
+"""Trains a text-to-image pipeline by a config; the same command goes on with a run that was stopped.
+
+python -m mvgrpo_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value ...]
+"""
 
 from __future__ import annotations
 
-import os
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 from ml_collections import config_flags
