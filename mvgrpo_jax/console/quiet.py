@@ -21,6 +21,8 @@ SETTINGS = {
 # Device files of accelerators: NVIDIA (desktop, Jetson, WSL), TPU, what a virtual machine was handed, AMD.
 DEVICES = ("nvidia*", "nvhost*", "nvmap", "dxg", "accel*", "vfio/[0-9]*", "kfd")
 GOOGLE = "0x1ae0"
+# Variables that jax, libtpu and TensorFlow set themselves, TPU or not.
+LIBRARIES_OWN = {"TPU_SKIP_MDS_QUERY", "TPU_LIBRARY_PATH", "TPU_ML_PLATFORM", "TPU_ML_PLATFORM_VERSION"}
 # Plugins that come with the `plan` extra, as compilers.
 COMPILERS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
@@ -46,9 +48,10 @@ def has_accelerator(root: str = "/") -> bool:
 
 
 def only_compilers(found: set[str], environment: Mapping[str, str]) -> bool:
-    """Whether there are plugins, all of them the `plan` extra's, and no variable that speaks of a TPU."""
-    spoken = any(name.startswith(("TPU_", "CLOUD_TPU", "JAX_FORCE_TPU")) for name in environment)
-    return bool(found) and found <= {"libtpu", *COMPILERS} and not spoken
+    """Whether there are plugins, all of them the `plan` extra's, and no variable that speaks of a TPU. Those of LIBRARIES_OWN
+    do not: a process inherits them from one that has imported a library."""
+    spoken = {name for name in environment if name.startswith(("TPU_", "CLOUD_TPU", "JAX_FORCE_TPU"))}
+    return bool(found) and found <= {"libtpu", *COMPILERS} and spoken <= LIBRARIES_OWN
 
 
 def quieten() -> None:
