@@ -1,6 +1,61 @@
 from setuptools import find_packages, setup
 
-PLAN = ["libtpu==0.0.52", "jax-cuda13-plugin==0.10.2", "jax-cuda13-pjrt==0.10.2"]
+# What the code needs at least, so that the package goes into an image with its own jax; requirements.txt pins the tested set.
+REQUIRES = [
+    "jax>=0.10.0",  # jax.extend.core.jaxprs_in_params; jaxlib comes with it
+    "flax>=0.12.6",  # the first that leaves numpy and optax free
+    "optax>=0.2.8",  # its contrib sets a flag that jax 0.10 no longer has, before that
+    "orbax-checkpoint>=0.11.33",
+    "transformers>=5.0",  # one CLIPTokenizer and one T5TokenizerFast, without torch
+    "tokenizers>=0.22",
+    "safetensors>=0.6.2",
+    "grain>=0.2.15",
+    "ml_collections>=1.1",
+    "clu>=0.0.12",
+    "absl-py>=2.2",
+    "ml_dtypes>=0.5.1",
+    "numpy>=2.1",
+    "scipy>=1.15",
+    "pillow>=11.1",
+    "matplotlib>=3.10",
+    "tqdm>=4.67",
+    "jinja2>=3.1.4",
+    "openai>=3.0",  # the first on httpx2
+    "rapidfuzz>=3.11",
+    "httpx2>=2.7",
+]
+# TensorFlow has no wheel for Python 3.14, and its smaller package only those for Linux on x86-64.
+TENSORBOARD = [
+    'tensorflow-cpu>=2.21; python_version < "3.14" and sys_platform == "linux" and platform_machine == "x86_64"',
+    'tensorflow>=2.21; python_version < "3.14" and (sys_platform != "linux" or platform_machine != "x86_64")',
+    'tensorboard>=2.20; python_version < "3.14"',
+]
+# Compilers for TPU and CUDA, on Linux, without the libraries that running there needs. A plugin fits one jaxlib.
+PLAN = [
+    'jax==0.10.2; sys_platform == "linux"',
+    'libtpu==0.0.52; sys_platform == "linux" and platform_machine == "x86_64"',
+    'jax-cuda13-plugin==0.10.2; sys_platform == "linux"',
+    'jax-cuda13-pjrt==0.10.2; sys_platform == "linux"',
+]
+TEST = [
+    "torch==2.13.0",
+    "diffusers==0.42.1",
+    "pytest==9.2.0",
+    "pytest-xdist==3.8.0",
+    "hypothesis==6.170.17",
+    "ruff==0.17.6",
+    "peft==0.21.2",
+    "accelerate==1.15.0",
+    "trustme==1.2.1",
+    "pyyaml==6.0.3",
+    # What `transformers serve` needs, and the reader of the small language model that the tests ask through it.
+    "fastapi==0.165.0",
+    "uvicorn==0.54.0",
+    "rich==15.0.0",
+    "gguf==0.19.0",
+    *PLAN,
+    *TENSORBOARD,
+]
 
 setup(
     name="mvgrpo_jax",
@@ -8,28 +63,14 @@ setup(
     description="Multi-View GRPO and its family for flow models, in JAX",
     packages=find_packages(include=["mvgrpo_jax", "mvgrpo_jax.*"]),
     package_data={"mvgrpo_jax": ["nano/assets/**/*"]},
-    python_requires=">=3.11,<3.13",
-    install_requires=[line for line in open("requirements.txt").read().splitlines() if line and line[0] not in "#-"],
+    python_requires=">=3.11,<3.15",
+    install_requires=REQUIRES,
     extras_require={
-        "tpu": ["libtpu==0.0.52"],
-        "cuda": ["jax[cuda13]==0.10.2"],
-        "plan": PLAN,  # compilers for TPU and CUDA, without the libraries that running there needs
-        "test": [
-            "torch==2.13.0",
-            "pytest==9.2.0",
-            "pytest-xdist==3.8.0",
-            "hypothesis==6.170.17",
-            "ruff==0.17.6",
-            "peft==0.21.2",
-            "accelerate==1.15.0",
-            "trustme==1.2.1",
-            "pyyaml==6.0.3",
-            # What `transformers serve` needs, and the reader of the small language model that the tests ask through it.
-            "fastapi==0.165.0",
-            "uvicorn==0.54.0",
-            "rich==15.0.0",
-            "gguf==0.19.0",
-            *PLAN,
-        ],
+        "tensorboard": TENSORBOARD,
+        "tpu": ["jax[tpu]>=0.10.0"],
+        "cuda": ["jax[cuda13]>=0.10.0"],
+        "plan": PLAN,
+        "test": TEST,
     },
+    entry_points={"console_scripts": ["mvgrpo = mvgrpo_jax.console.__main__:main"]},
 )

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from mvgrpo_jax.configuration import arguments
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.run import drift
@@ -21,7 +22,7 @@ from mvgrpo_jax.run import drift
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mvgrpo_jax.drift", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("mvgrpo_jax.drift"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--checkpoint", type=Path, help="workdir of a run; its newest checkpoint (default: the pipeline)")

@@ -1,4 +1,6 @@
-"""python -m mvgrpo_jax.enhance --prompts FILE --out FILE --k 12 [--endpoint URL --model NAME]: captions before training.
+"""Writes captions of prompts before training.
+
+python -m mvgrpo_jax.enhance --prompts FILE --out FILE --k 12 [--endpoint URL --model NAME]
 
 With endpoints a language model rewrites the prompts (`vllm serve Qwen/Qwen3-8B`); without, the embedded world's grammar
 rewrites that world's prompts. A line a prompt is appended when its captions are there; a run that was stopped, by whatever,
@@ -12,6 +14,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.enhancers import summaries, writing
 from mvgrpo_jax.enhancers.rewriters import LlmRewriter
@@ -23,7 +26,7 @@ from mvgrpo_jax.services import Service, Settings, keys
 
 def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mvgrpo_jax.enhance", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("mvgrpo_jax.enhance"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompts", default="flux-nano", help="a prompt a line, or flux-nano (the embedded prompts)")
     parser.add_argument("--count", type=int, default=0, help="how many prompts (0: all of the file, 512 embedded)")

@@ -14,6 +14,7 @@ import numpy as np
 
 from mvgrpo_jax import pipelines, rewards
 from mvgrpo_jax.configuration import flags
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.run.evaluation import diversity, sheet
@@ -23,7 +24,7 @@ from mvgrpo_jax.run.sampling import initial_latents, sampler
 
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("mvgrpo_jax.evaluate"), description=__doc__)
     parser.add_argument("--pipeline", default="flux-nano")
     parser.add_argument("--prompts", default="flux-nano", help="prompt file, or flux-nano (held-out embedded ones)")
     parser.add_argument("--count", type=flags.positive, default=64)

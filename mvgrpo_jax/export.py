@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.run import export
 from mvgrpo_jax.run.programs import DTYPES
@@ -15,7 +16,7 @@ from mvgrpo_jax.run.programs import DTYPES
 
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("mvgrpo_jax.export"), description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--step", type=int, help="iteration of the checkpoint; default: the newest")

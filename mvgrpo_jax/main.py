@@ -1,12 +1,12 @@
-"""python -m mvgrpo_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value ...]"""
+"""Trains a text-to-image pipeline by a config; the same command goes on with a run that was stopped.
+
+python -m mvgrpo_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=value ...]
+"""
 
 from __future__ import annotations
 
 import functools
-import os
 import sys
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags, logging
 

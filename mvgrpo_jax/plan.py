@@ -1,7 +1,7 @@
 """python -m mvgrpo_jax.plan --config=configs/NAME.py --topology=h200:1x8 [--config.key=value ...]
 
-Compiles the programs that training with this config would run, for real hardware and without it, and prints for each
-what it holds in a device's memory, what it computes, what it sends, and how long that would take; then whether it fits.
+Whether training with a config fits on hardware that is not here, and how long it would take. The programs that it would run
+are compiled for that hardware; printed for each is what it holds in a device's memory, what it computes and what it sends.
 The compilers come with pip install 'mvgrpo_jax[plan]'.
 """
 
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from mvgrpo_jax.configuration import arguments
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.planning import hardware
 from mvgrpo_jax.planning.hardware import GIB
@@ -22,7 +23,7 @@ from mvgrpo_jax.planning.hardware import GIB
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mvgrpo_jax.plan", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog=program("mvgrpo_jax.plan"), description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--config", required=True)
     parser.add_argument("--topology", required=True, help="CHIP:SIZES, as v5p:4x4x4, v5e:16x16, v6e:8x8, h200:1x8, h100:2x8")

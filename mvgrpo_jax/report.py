@@ -1,4 +1,4 @@
-"""report.html of one run or several: curves, pictures before and after.
+"""A page, report.html, of one run or several: curves, pictures before and after.
 
 python -m mvgrpo_jax.report WORKDIR [WORKDIR ...] [--out FILE]
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.run import report
 
 
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.report", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("mvgrpo_jax.report"), description=__doc__)
     parser.add_argument("workdirs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)

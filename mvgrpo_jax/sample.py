@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from mvgrpo_jax import pipelines
 from mvgrpo_jax.configuration import flags
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert import lora as lora_files
 from mvgrpo_jax.core import seeds
 from mvgrpo_jax.core.policy import Policy
@@ -24,7 +25,7 @@ from mvgrpo_jax.run.sampling import given_latents, initial_latents, sampler
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m mvgrpo_jax.sample", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("mvgrpo_jax.sample"), description=__doc__)
     parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV or TSV")

@@ -1,4 +1,6 @@
-"""python -m mvgrpo_jax.convert import|export|lora|verify ...
+"""Weights from and to diffusers folders, original single files and the layouts of LoRA.
+
+python -m mvgrpo_jax.convert import|export|lora|verify ...
 
   import --src DIR_OR_FILE --dst DIR      a diffusers folder, or a single file (flux1-dev.safetensors, ae.safetensors,
                                           clip_l.safetensors, t5xxl_fp16.safetensors, a checkpoint of all of them, or a
@@ -26,6 +28,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
+from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert import folders
 from mvgrpo_jax.convert.owned import CHECKSUMS, verify
 from mvgrpo_jax.convert.writing import SHARD
@@ -36,7 +39,7 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.f
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m mvgrpo_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("mvgrpo_jax.convert"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True)
 

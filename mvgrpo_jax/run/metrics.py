@@ -1,10 +1,11 @@
-"""Numbers of a run: metrics.jsonl (a line an iteration) and TensorBoard through clu."""
+"""Numbers of a run: metrics.jsonl (a line an iteration) and, with the extra `tensorboard`, TensorBoard through clu."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
@@ -40,22 +41,35 @@ class Clock:
         self.spent[f"time/{stage}"] = self.spent.get(f"time/{stage}", 0.0) + time.perf_counter() - start
 
 
+def board(workdir: Path):
+    """A writer of TensorBoard files in workdir/tensorboard; None, with a warning that says why, where its libraries are not."""
+    try:
+        import tensorboard.summary  # noqa: F401  (TensorFlow asks for it only when the first number is written)
+        from clu import metric_writers
+    except ImportError as error:
+        print(
+            f"warning: TensorBoard files are off ({error}); metrics.jsonl has every number. "
+            "To have them: pip install 'mvgrpo_jax[tensorboard]'",
+            file=sys.stderr,
+        )
+        return None
+    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+
+
 class Writer:
-    """Appends to metrics.jsonl and TensorBoard. A continued run drops the lines that its checkpoint does not know. Of several
-    processes the first one writes; the others' writers do nothing."""
+    """Appends to metrics.jsonl and, where TensorBoard is installed, to its files. A continued run drops the lines that its
+    checkpoint does not know. Of several processes the first one writes; the others' writers do nothing."""
 
     def __init__(self, workdir: Path, resumed_at: int):
         self.writes = is_chief()
         if not self.writes:
             return
-        from clu import metric_writers
-
         self.path = workdir / "metrics.jsonl"
         kept = [r for r in read(workdir) if r["iteration"] < resumed_at] if self.path.exists() else []
         with atomic(self.path) as part:  # whatever stops this, the history is there
             part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self.file = self.path.open("a", encoding="utf-8")
-        self.board = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        self.board = board(workdir)
 
     def _line(self, row: dict) -> None:
         self.file.write(json.dumps(row) + "\n")
@@ -67,10 +81,12 @@ class Writer:
             return
         values = {k: float(v) for k, v in values.items()}
         self._line({"iteration": iteration} | {k: v if math.isfinite(v) else None for k, v in values.items()})
-        self.board.write_scalars(iteration, values)
+        if self.board is not None:
+            self.board.write_scalars(iteration, values)
 
     def close(self) -> None:
         if not self.writes:
             return
         self.file.close()
-        self.board.flush()
+        if self.board is not None:
+            self.board.flush()

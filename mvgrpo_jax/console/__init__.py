@@ -1,0 +1,1 @@
+"""The `mvgrpo` command, and what every command's terminal shows."""

@@ -1,0 +1,128 @@
+"""Judges on picture files: pictures of any size and mode as they come, each under its prompt or under all."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mvgrpo_jax import rewards
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.rewards.base import Reward
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+BATCH = 16  # pictures that are held and judged at a time
+
+
+def make_judges(words: list[str]) -> dict[str, Reward]:
+    """Judges by what was given for each, KIND or KIND=FOLDER. They are named by their kind, or where a kind is there twice by
+    the whole word. UserError for an unknown kind, for a folder where the kind takes none, and for one judge twice."""
+    kinds = Counter(word.partition("=")[0] for word in words)
+    judges = {}
+    for word in words:
+        kind, equals, folder = word.partition("=")
+        if kind not in rewards.KINDS or not equals:
+            options = {}
+        elif not folder:
+            raise UserError(f"--judge {word}: the folder is empty; give {kind}=FOLDER, or {kind} for the embedded one")
+        elif "folder" not in inspect.signature(rewards.KINDS[kind]).parameters:
+            raise UserError(f"--judge {word}: the judge {kind!r} reads no folder; give --judge {kind}")
+        else:
+            options = {"folder": folder}
+        name = word if kinds[kind] > 1 else kind
+        if name in judges:
+            raise UserError(f"--judge {word} is there twice; give each judge once")
+        judges[name] = rewards.make(kind, options)
+    return judges
+
+
+def find_pictures(given: list[Path]) -> list[Path]:
+    """Files as they are named, and of a folder those with a picture's extension, by name. UserError when there is none."""
+    found = []
+    for path in given:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in EXTENSIONS and p.is_file()]
+        if not inside:
+            raise UserError(f"{path}: no pictures there; expected files with {', '.join(EXTENSIONS)}")
+        found += inside
+    return found
+
+
+def as_rgb(image: Image.Image) -> tuple[np.ndarray, str]:
+    """float32 [H, W, 3] in [0, 1] and what was done for it, '' where it was RGB: transparency is laid over white, gray is
+    repeated in three channels, 16 bits keep their precision, a palette is looked up."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel: conversion by Pillow would cut them off at 255
+        gray = np.asarray(image, np.float32) / 65535
+        return np.repeat(np.clip(gray, 0, 1)[..., None], 3, axis=-1), "gray"
+    if image.mode == "F":
+        raise UserError("pixels are floating-point numbers without a range; save it as PNG")
+    if image.has_transparency_data:
+        values = np.asarray(image.convert("RGBA"), np.float32) / 255
+        alpha = values[..., 3:]
+        return values[..., :3] * alpha + (1 - alpha), "transparent" if alpha.min() < 1 else ""
+    kind = {"RGB": "", "P": "palette", "L": "gray", "1": "gray"}.get(image.mode, image.mode)
+    return np.asarray(image.convert("RGB"), np.float32) / 255, kind
+
+
+def read_picture(path: Path) -> tuple[np.ndarray, str]:
+    """`as_rgb` of a file; of an animation the first frame. UserError when it is missing, no picture, damaged or too large."""
+    try:
+        with Image.open(path) as image:
+            return as_rgb(image)
+    except FileNotFoundError:
+        raise UserError(f"picture {path} does not exist") from None
+    except UnidentifiedImageError:
+        raise UserError(f"picture {path} is no picture that can be read; expected PNG, JPEG, WebP or the like") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"picture {path} is too large ({error}); make it smaller") from None
+    except UserError as error:
+        raise UserError(f"picture {path}: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"picture {path} is damaged or cut short ({error}); copy it again") from None
+
+
+def in_batches(paths: Iterable[Path], kinds: Counter) -> Iterator[tuple[list[int], np.ndarray]]:
+    """(indices, pictures [N, H, W, 3]) of at most BATCH files of one size; `kinds` counts what was done to them."""
+    waiting: dict[tuple, list[tuple[int, np.ndarray]]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        picture, kind = read_picture(path)
+        kinds[kind] += 1
+        same = waiting[picture.shape]
+        same.append((i, picture))
+        if len(same) == BATCH:
+            yield [i for i, _ in same], np.stack([p for _, p in same])
+            same.clear()
+    for same in waiting.values():
+        if same:
+            yield [i for i, _ in same], np.stack([p for _, p in same])
+
+
+def score(
+    judges: dict[str, Reward], paths: list[Path], prompts: list[str], all_pairs: bool = False
+) -> tuple[dict[str, np.ndarray], Counter]:
+    """({judge: float32 [N], or [N, prompts] of every pair}, how many pictures were what: transparent, gray, palette, ...).
+
+    In order: picture i under prompt i, or every picture under the only prompt. UserError when the numbers differ."""
+    if not all_pairs and len(prompts) not in (1, len(paths)):
+        raise UserError(
+            f"{len(paths)} pictures and {len(prompts)} prompts; give as many prompts as pictures, one prompt for all, or "
+            "--all-pairs for every picture under every prompt"
+        )
+    shape = (len(paths), len(prompts)) if all_pairs else (len(paths),)
+    out, kinds = {name: np.zeros(shape, np.float32) for name in judges}, Counter()
+    for rows, images in in_batches(paths, kinds):
+        if all_pairs:
+            captions = [[[text]] * len(rows) for text in prompts]
+        else:
+            captions = [[[prompts[i % len(prompts)]] for i in rows]]
+        for name, judge in judges.items():
+            values = judge.score(images[:, None, None], captions)[:, :, 0, 0]  # [V, P]
+            out[name][rows] = values.T if all_pairs else values[0]
+    return out, kinds

@@ -1,0 +1,26 @@
+"""Processes of a new user: without some packages, and without the settings that the tests' own process makes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from mvgrpo_jax.console.quiet import SETTINGS
+
+ROOT = Path(__file__).parents[1]
+MADE_HERE = ("JAX_PLATFORMS", "XLA_FLAGS", *SETTINGS)
+SITE = """
+from importlib.machinery import PathFinder
+original = PathFinder.find_spec
+def find_spec(cls, name, path=None, target=None):
+    return None if name.split(".")[0] in {hidden!r} else original(name, path, target)
+PathFinder.find_spec = classmethod(find_spec)
+"""
+
+
+def run(arguments: list[str], folder: Path, *hidden: str) -> subprocess.CompletedProcess:
+    """`python ARGUMENTS` from the project's root, where the packages `hidden` cannot be found; folder: for a file."""
+    (folder / "sitecustomize.py").write_text(SITE.format(hidden=hidden))
+    environment = {k: v for k, v in os.environ.items() if k not in MADE_HERE} | {"PYTHONPATH": str(folder)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
