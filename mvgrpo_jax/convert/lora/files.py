@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvgrpo_jax.convert.sources import PICKLES, REFUSED
+from mvgrpo_jax.convert.formats import PICKLES, REFUSED
 from mvgrpo_jax.errors import UserError
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
