@@ -1,5 +1,8 @@
 # Two commands: make demo, make test. Each makes .venv when it is not there; a second run is quick.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# The newest of those that start (a pyenv shim may not) and can make an environment. 3.14 has no TensorFlow, so its runs write no
+# TensorBoard files, and a test that looks for them fails: it is taken only when it is asked for, make PYTHON=python3.14.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import ensurepip' 2>/dev/null && echo $$p && exit; done; echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
 RUNS ?= runs
@@ -9,7 +12,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: demo test lint install clean
 
 $(VENV)/.installed: requirements.txt setup.py
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else "error: Python 3.11 or 3.12 is needed, this is %d.%d; run make PYTHON=/path/to/python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "error: Python 3.11 to 3.14 is needed, this is %d.%d; run make PYTHON=/path/to/python3.13" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r requirements.txt -e .

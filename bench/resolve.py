@@ -70,15 +70,16 @@ def missing(text: str) -> str:
     return found[-1] if found else (lines[-1] if lines else "pip said nothing")
 
 
-def resolve(python: str, platform: str, asked: list[str]) -> dict:
-    """{"ok": True, "packages": {name: version}} or {"ok": False, "missing": what pip did not find}."""
+def resolve(python: str, platform: str, asked: list[str]) -> str:
+    """'ok' with the number of packages and whether TensorFlow is among them, or 'no' and what pip did not find."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         done = subprocess.run(command(python, platform, asked, report), capture_output=True, text=True, cwd=ROOT)
         if done.returncode:
-            return {"ok": False, "missing": missing(done.stderr)}
-        found = json.loads(report.read_text())["install"]
-    return {"ok": True, "packages": dict(sorted((p["metadata"]["name"], p["metadata"]["version"]) for p in found))}
+            return f"no {missing(done.stderr)}"
+        names = [package["metadata"]["name"] for package in json.loads(report.read_text())["install"]]
+    board = any(name.startswith("tensorflow") for name in names)
+    return f"ok, {len(names)} packages" + (", TensorBoard" if board else "")
 
 
 def ranges(extra: str = "") -> list[str]:
@@ -93,24 +94,23 @@ def ranges(extra: str = "") -> list[str]:
     return [line.partition(f'; extra == "{extra}"')[0] for line in own]
 
 
-def table(results: dict[str, dict]) -> str:
+def table(results: dict[str, str]) -> str:
     """Markdown, a row a platform and a column a Python."""
     lines = ["| | platform | " + " | ".join(PYTHONS) + " |", "|---|---|" + "---|" * len(PYTHONS)]
     for kind in KINDS:
         for platform in PLATFORMS:
-            cells = []
-            for python in PYTHONS:
-                found = results.get(f"{kind} {python} {platform}")
-                cells.append("-" if found is None else verdict(found))
+            cells = [results.get(f"{kind} {python} {platform}", "-") for python in PYTHONS]
             lines.append(f"| {kind} | {platform} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def verdict(found: dict) -> str:
-    if not found["ok"]:
-        return f"no {found['missing']}"
-    board = any(name.startswith("tensorflow") for name in found["packages"])
-    return f"ok, {len(found['packages'])} packages" + (", TensorBoard" if board else "")
+def record(results: dict[str, str], out: Path) -> None:
+    """Writes the results, and the table between its marks in docs/running.md."""
+    out.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+    page = ROOT / "docs" / "running.md"
+    begin, end = "<!-- resolve: begin -->", "<!-- resolve: end -->"
+    text = re.sub(f"{begin}.*?{end}", f"{begin}\n{table(results)}\n{end}", page.read_text(encoding="utf-8"), flags=re.S)
+    page.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -123,19 +123,14 @@ def main() -> None:
     pins = ["-r", "requirements.txt"]
     asked = dict(zip(KINDS, (pins, ranges(), [*pins, *ranges("test")]), strict=True))
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for kind in options.kind or asked:
+    for kind in options.kind or KINDS:
         for python in options.python or PYTHONS:
             for platform in options.platform or PLATFORMS:
                 name = f"{kind} {python} {platform}"
                 results[name] = resolve(python, platform, asked[kind])
-                print(f"{name:<32}{verdict(results[name])}", flush=True)
-    options.out.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
-    page = ROOT / "docs" / "running.md"
-    begin, end = "<!-- resolve: begin -->", "<!-- resolve: end -->"
-    text = page.read_text(encoding="utf-8")
-    if begin in text:
-        page.write_text(re.sub(f"{begin}.*?{end}", f"{begin}\n{table(results)}\n{end}", text, flags=re.S), encoding="utf-8")
-    if not all(found["ok"] for found in results.values()):
+                print(f"{name:<32}{results[name]}", flush=True)
+                record(results, options.out)
+    if not all(found.startswith("ok") for found in results.values()):
         sys.exit(1)
 
 

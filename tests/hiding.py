@@ -19,8 +19,9 @@ PathFinder.find_spec = classmethod(find_spec)
 
 
 def run(arguments: list[str], folder: Path, *hidden: str) -> subprocess.CompletedProcess:
-    """`python ARGUMENTS` from the project's root, where the packages `hidden` cannot be found; folder: for a file."""
+    """`python ARGUMENTS` from the project's root, without the packages `hidden`. folder: takes a file of this function's."""
     (folder / "sitecustomize.py").write_text(SITE.format(hidden=hidden))
-    environment = {k: v for k, v in os.environ.items() if k not in MADE_HERE} | {"PYTHONPATH": str(folder)}
+    kept = {name: value for name, value in os.environ.items() if name not in MADE_HERE}
+    environment = kept | {"PYTHONPATH": str(folder)}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)

@@ -15,6 +15,7 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.rewards.base import Reward
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SHEET = "sheet.png"
 BATCH = 16  # pictures that are held and judged at a time
 
 
@@ -41,13 +42,14 @@ def make_judges(words: list[str]) -> dict[str, Reward]:
 
 
 def find_pictures(given: list[Path]) -> list[Path]:
-    """Files as they are named, and of a folder those with a picture's extension, by name. UserError when there is none."""
+    """Files as they are named, and of a folder those with a picture's extension, by name, without the contact sheet that the
+    sample command leaves there. UserError when there is none."""
     found = []
     for path in given:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in EXTENSIONS and p.is_file()]
+        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in EXTENSIONS and p.name != SHEET and p.is_file()]
         if not inside:
             raise UserError(f"{path}: no pictures there; expected files with {', '.join(EXTENSIONS)}")
         found += inside

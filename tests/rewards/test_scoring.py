@@ -25,6 +25,7 @@ def folder(tmp_path):
     save_png(np.kron(BLUE, np.ones((2, 2, 1))), tmp_path / "in" / "b.png")
     save_png(BLUE, tmp_path / "in" / "c.png")
     (tmp_path / "in" / "prompts.txt").write_text("no picture\n")
+    save_png(RED, tmp_path / "in" / "sheet.png")  # of the sample command
     return tmp_path / "in"
 
 
