@@ -151,7 +151,7 @@ def test_a_server_in_thinking_mode_is_named_and_nothing_counts_as_finished(answe
         assert (
             "--extra" in said
             and "enable_thinking" in said
-            and len(server.requests) == 270
+            and len(server.requests) >= 3 * 90
             and "--max-tokens" in said
             and "go on" in said
         )
