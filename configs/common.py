@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.image = ConfigDict({"height": 0, "width": 0})  # pixels; 0: the pipeline's own size
     c.prompts = ConfigDict(
         {
-            "train": "flux-nano",  # a file with a prompt a line, or flux-nano, flux-nano-one (embedded)
+            "train": "flux-nano",  # a prompt file (docs/running.md), or flux-nano, flux-nano-one (embedded)
             "train_count": 0,  # 0: all
             "eval": "flux-nano",
             "eval_count": 64,

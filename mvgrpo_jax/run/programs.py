@@ -108,9 +108,8 @@ class Programs:
             raise UserError(f"unknown config.sampling.timestep {s.timestep!r}; there are: {', '.join(TIMESTEPS)}")
         if config.eval.solver not in solvers.SOLVERS:
             raise UserError(f"unknown config.eval.solver {config.eval.solver!r}; there are: {', '.join(solvers.SOLVERS)}")
-        policy = Policy(
-            network, pipeline.grid(height, width), s.guidance, dtype_of(t.dtype), s.timestep, pipeline.scheduler.time_scale
-        )
+        grid, time_scale = pipeline.grid(height, width), pipeline.scheduler.time_scale
+        policy = Policy(network, grid, s.guidance, dtype_of(t.dtype), s.timestep, time_scale)
         algorithm = algorithms.make(config)
         sigmas = sigma_grid(s.steps, policy.tokens, s.shift)
         g = algorithm.kernel.noise(sigmas, algorithm.eta)

@@ -19,7 +19,10 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def load_prompts(source: str, count: int, *, held_out: bool) -> list[str]:
-    """Prompts from a name of EMBEDDED (the embedded world) or from a file; at most `count` (0: all of a file)."""
+    """Prompts from a name of EMBEDDED (the embedded world) or from a file; at most `count` (0: all of a file).
+    UserError: a negative count, or as prompt_files.read."""
+    if count < 0:
+        raise UserError(f"the number of prompts to take from {source} must be at least 0 (0: all), got {count}")
     if source in EMBEDDED:
         return embedded_prompts(count, held_out=held_out, things=EMBEDDED[source])
     texts = read_prompts(source)

@@ -294,6 +294,7 @@ def test_an_empty_prompt_file(tmp_path):
         ({"rewards": {"scene": 0.0, "clip": 0.0}}, "gives every judge the weight 0"),
         ({"eval": {"judge": "clop"}}, "eval.judge 'clop' is not among"),
         ({"prompts_per_iteration": 9999}, "only 128 training prompts"),
+        ({"seed": -1}, "config.seed: expected a seed from 0 to 18446744073709551615, got -1"),
         ({"image": {"height": 30}}, "multiples of 8"),
         ({"train": {"update_per": "epoch"}}, "'iteration' or 'timestep'"),
     ],
@@ -301,6 +302,20 @@ def test_an_empty_prompt_file(tmp_path):
 def test_configs_that_cannot_run(changes, expected):
     with pytest.raises(UserError, match=expected):
         outline(small_config(**changes))
+
+
+def test_one_prompt_an_iteration(tmp_path):
+    """As the authors' own code on one GPU; here of a JSONL file that holds no other."""
+    prompt = "a red circle on a white background"
+    (tmp_path / "one.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps({"tag": "x", "prompt": prompt}).encode() + b"\r\n")
+    config = small_config(
+        prompts_per_iteration=1, iterations=1, prompts={"train": str(tmp_path / "one.jsonl"), "eval_count": 1}, seed=2**40
+    )
+    loop.train(config, tmp_path / "run")
+    first = metrics.read(tmp_path / "run")[0]
+    assert np.isfinite(first["loss"]) and first["reward_captions_cut/clip"] == 0
+    shown = json.loads((tmp_path / "run" / "samples" / "000000.json").read_text())
+    assert {row["prompt"] for row in shown["captions"]} == {prompt}
 
 
 def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):

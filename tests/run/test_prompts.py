@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run.prompts import stream
+from mvgrpo_jax.run.prompts import load_prompts, stream
 
 TEXTS = [f"prompt {i}" for i in range(7)]
 
@@ -35,6 +35,11 @@ def test_one_at_a_time_is_every_prompt_once_an_epoch():
     assert all(sorted(epoch) == TEXTS for epoch in epochs) and epochs[0] != epochs[1]
     pairs = [text for b in take(stream(TEXTS, 2, 0), 10) for text in b]
     assert found[:20] == pairs  # the same order, in other portions
+
+
+def test_a_count_below_zero_is_no_count():
+    with pytest.raises(UserError, match=r"from flux-nano must be at least 0 \(0: all\), got -3"):
+        load_prompts("flux-nano", -3, held_out=False)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 7])
