@@ -36,6 +36,13 @@ def contents(base: Path, components: tuple[str, ...], configs: dict[str, Any] | 
     return files | {INDEX: as_json(read_json(base / INDEX))}
 
 
+def check_free(dst: Path, components: tuple[str, ...]) -> None:
+    """UserError where a pipeline cannot be written into `dst` because somebody else's files stand where its own would."""
+    Owned(dst).claim((INDEX,), read=False)
+    for name in components:
+        Owned(dst / name).claim(READ_FIRST, read=False)
+
+
 @contextlib.contextmanager
 def around(files: dict[str, bytes], dst: Path, components: tuple[str, ...]) -> Iterator[None]:
     """Writes the files around the weights, which the body writes into their components' folders: a whole pipeline's with its

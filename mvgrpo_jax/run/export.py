@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mvgrpo_jax import algorithms, pipelines
 from mvgrpo_jax.convert import lora as lora_files
+from mvgrpo_jax.convert.companions import check_free
 from mvgrpo_jax.convert.files import atomic, read_json
 from mvgrpo_jax.convert.weights import ParamsSource
 from mvgrpo_jax.errors import UserError
@@ -34,6 +35,12 @@ def check(config) -> None:
         raise UserError(f"config.export.dtype: unknown dtype {config.export.dtype!r}; there are: {', '.join(DTYPES)}")
     if config.lora.start and not config.lora.rank:
         raise UserError("config.lora.start is given, but config.lora.rank is 0: set a rank, or merge the LoRA beforehand")
+
+
+def check_destination(config, workdir: Path) -> None:
+    """UserError where the run could not write its pipeline at its end, found at its start."""
+    if (config.export.kind or ("lora" if config.lora.rank else "pipeline")) == "pipeline":
+        check_free(workdir / "pipeline", tuple(pipelines.WEIGHTS))
 
 
 def starting_adapters(config, programs: Programs) -> Params:

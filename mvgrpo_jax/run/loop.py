@@ -55,6 +55,8 @@ def train(config, workdir: str | Path) -> Path:
     workdir = Path(workdir)
     with checkpoint.claim(workdir, json.loads(config.to_json_best_effort())):
         (workdir / "eval").mkdir(exist_ok=True)
+        if hosts.is_chief():
+            export.check_destination(config, workdir)
         plan = outline(config)
         say(plan.describe())
         run, initial = load(plan)

@@ -106,3 +106,10 @@ def test_bfloat16_parameters_train_like_float32_ones(tmp_path):
     for a, m in zip(jax.tree.leaves(exported_masters), jax.tree.leaves(rounded.opt_state.masters), strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(m))
     assert json.loads((tmp_path / "bfloat16" / "config.json").read_text())["train"]["param_dtype"] == "bfloat16"
+
+
+def test_somebody_elses_files_in_the_way_of_the_export_are_found_at_the_start(no_weights, tmp_path):
+    (tmp_path / "pipeline" / "transformer").mkdir(parents=True)
+    (tmp_path / "pipeline" / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"somebody's")
+    with pytest.raises(UserError, match="transformer: has files that this program did not write.*nothing was replaced"):
+        loop.train(small_config(), tmp_path)
