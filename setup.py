@@ -43,6 +43,7 @@ TEST = [
     "pytest==9.2.0",
     "pytest-xdist==3.8.0",
     "hypothesis==6.170.17",
+    "packaging>=25.0",
     "ruff==0.17.6",
     "peft==0.21.2",
     "accelerate==1.15.0",

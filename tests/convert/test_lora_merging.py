@@ -124,7 +124,8 @@ def test_a_large_change_needs_no_warning(base, small, tmp_path):
     lora.write_diffusers(tmp_path / "big.safetensors", {n: (a, b * 1000) for n, (a, b) in factors.items()})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        folders.export(base, tmp_path / "out", "diffusers", lora_file=tmp_path / "big.safetensors")
+        written = folders.export(base, tmp_path / "out", "diffusers", lora_file=tmp_path / "big.safetensors")
+    assert written == [tmp_path / "out"] and (tmp_path / "out" / "model_index.json").exists()
 
 
 def test_values_beyond_the_dtype_are_refused():
