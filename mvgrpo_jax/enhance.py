@@ -14,6 +14,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
+from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.enhancers import summaries, writing
@@ -32,7 +33,7 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=0, help="how many prompts (0: all of the file, 512 embedded)")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--k", type=int, default=12, help="captions a prompt")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=flags.seed, default=0, help="0 to 2^64 - 1")
     parser.add_argument(
         "--similarity", type=float, help="captions this near an earlier one are refused; 0.9, or 1 without endpoint"
     )

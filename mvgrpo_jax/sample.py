@@ -6,22 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
-from mvgrpo_jax import pipelines
 from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
-from mvgrpo_jax.convert import lora as lora_files
-from mvgrpo_jax.core import seeds
-from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.errors import UserError, reports_errors
-from mvgrpo_jax.models import lora
-from mvgrpo_jax.run import pictures
+from mvgrpo_jax.run import sampling
 from mvgrpo_jax.run.programs import DTYPES
 from mvgrpo_jax.run.prompts import read_prompts
-from mvgrpo_jax.run.sampling import given_latents, initial_latents, sampler
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -41,7 +33,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--latents", type=Path, help="initial packed latents, .npy [N, tokens, channels]")
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="float32")
     parser.add_argument("--max-sequence-length", type=flags.positive, help="T5 tokens, as in diffusers")
-    parser.add_argument("--batch", type=flags.positive, default=16, help="pictures at a time")
+    parser.add_argument("--batch", type=flags.positive, default=sampling.BATCH, help="pictures at a time")
     parser.add_argument("--save-npy", action="store_true", help="also write images.npy, float32 [N, H, W, 3] in [0, 1]")
     return parser.parse_args(argv)
 
@@ -53,42 +45,27 @@ def main(argv: list[str] | None = None) -> None:
     if not prompts:
         raise UserError("no prompt: give --prompt TEXT or --prompts FILE")
     dtype = DTYPES[options.dtype]
-    pipeline = pipelines.load(options.pipeline, dtype=dtype)
-    height, width = options.height or pipeline.default_size, options.width or pipeline.default_size
-    network = pipeline.transformer
-    if options.lora:
-        factors = lora_files.read(options.lora, network, pipeline.flux_config)
-        adapters, adapter = lora_files.tree_of(network, factors)
-        network = lora.adapt(network, adapter)
-        pipeline.params["transformer"] = lora.join(pipeline.params["transformer"], adapters)
-    policy = Policy(network, pipeline.grid(height, width), options.guidance, dtype, time_scale=pipeline.scheduler.time_scale)
-    shape = (policy.tokens, pipeline.flux_config.in_channels)
+    painter = sampling.Painter(
+        sampling.load(options.pipeline, dtype, options.lora),
+        steps=options.steps,
+        guidance=options.guidance,
+        height=options.height,
+        width=options.width,
+        solver=options.solver,
+        eta=options.eta,
+        dtype=dtype,
+        length=options.max_sequence_length,
+    )
     if options.latents:
-        latents = given_latents(options.latents, len(prompts), shape)
+        latents = sampling.given_latents(options.latents, len(prompts), painter.shape)
     else:
-        latents = np.asarray(initial_latents(options.seed, 0, len(prompts), shape))
-
-    length = options.max_sequence_length or pipelines.text_length(pipeline)
-    ids_clip, ids_t5, warnings = pipelines.tokenize(pipeline, prompts, length)
+        latents = sampling.initial_latents(options.seed, 0, len(prompts), painter.shape)
+    texts, warnings = painter.tokenize(prompts)
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-
-    run = sampler(pipeline, policy, pipeline.sigmas(options.steps, policy.tokens), solver=options.solver, eta=options.eta)
-    size, key, images = min(options.batch, len(prompts)), seeds.key(options.seed), []
     with tqdm(total=len(prompts), desc="sampling", unit="picture") as bar:
-        for first in range(0, len(prompts), size):
-            rows = np.minimum(np.arange(first, first + size), len(prompts) - 1)  # the last batch is padded, one program
-            batch = run(pipeline.params, ids_clip[rows], ids_t5[rows], latents[rows], jax.random.fold_in(key, first))
-            images += list(np.asarray(batch)[: len(prompts) - first])
-            bar.update(min(size, len(prompts) - first))
-
-    for i, image in enumerate(images):
-        pictures.save_png(image, options.out / f"{i:04d}.png")
-    columns = min(8, len(images))
-    cells = list(zip(images, prompts))
-    pictures.sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], options.out / "sheet.png", cell=128)
-    if options.save_npy:
-        np.save(options.out / "images.npy", np.stack(images))
+        images = painter.paint(texts, latents, seed=options.seed, batch=options.batch, painted=bar.update)
+    sampling.save(images, prompts, options.out, arrays=options.save_npy)
     print(f"{len(images)} pictures and sheet.png in {options.out}")
 
 

@@ -24,7 +24,7 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
             "--prompts FILE --out FILE"
         )
     table = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").split("\n"), 1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
         if not line:
             continue
         try:
@@ -86,12 +86,12 @@ class FileSession:
         pass
 
     def collect(self) -> Captions:
-        own = self.enhancer
-        out: Captions = [[] for _ in range(own.count)]
+        enhancer = self.enhancer
+        out: Captions = [[] for _ in range(enhancer.count)]
         for p, prompt in enumerate(self.prompts):
-            rng = np.random.default_rng([own.seed, 17, self.iteration, p])
-            known = own.table[prompt]
-            picks = [known[i] for i in rng.permutation(len(known))[: own.count]]
-            for k in range(own.count):  # with fewer captions than K the rest of the views is masked
+            rng = np.random.default_rng([enhancer.seed, 17, self.iteration, p])
+            known = enhancer.table[prompt]
+            picks = [known[i] for i in rng.permutation(len(known))[: enhancer.count]]
+            for k in range(enhancer.count):  # with fewer captions than K the rest of the views is masked
                 out[k].append([picks[k] if k < len(picks) else None] * self.branches)
         return out

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mvgrpo_jax.errors import UserError, did_you_mean
+from mvgrpo_jax.run import text_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,28 +51,29 @@ FORMAT = (
 
 def load(file: str, only: tuple[str, ...] = (), default: tuple[Perspective, ...] = DEFAULT) -> tuple[Perspective, ...]:
     """The perspectives of a file ('name: instruction' a line, # for remarks), or the default ones; `only` keeps those named.
-    UserError for a line that cannot be read, a name twice, or an unknown name."""
-    found = default
-    if file:
-        path = Path(file)
-        if not path.is_file():
-            raise UserError(f"config.views.instructions {file}: no such file; expected a line 'name: instruction' for each")
-        found, names = (), set()
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            line = line.strip()
-            if not line or line.startswith("#"):
-                continue
-            match = re.fullmatch(r"([\w-]+)\s*:\s*(\S.*)", line)
-            if not match or match[1] in names:
-                what = "a name twice" if match else "no 'name: instruction'"
-                raise UserError(f"{file}, line {number}: {what}: {line[:80]!r}")
-            names.add(match[1])
-            found += (Perspective(match[1], match[2]),)
-        if not found:
-            raise UserError(f"{file}: holds no perspective; expected a line 'name: instruction' for each")
-    known = {p.name: p for p in found}
+    UserError for a file that is not UTF-8 text, a line that cannot be read, a name twice, or an unknown name."""
+    perspectives = _of_file(file) if file else default
+    known = {p.name: p for p in perspectives}
     for name in only:
         if name not in known:
             near = did_you_mean(name, known)
             raise UserError(f"config.views.perspectives names {name!r};{near} there are: {', '.join(known)}")
-    return tuple(known[n] for n in only) if only else found
+    return tuple(known[n] for n in only) if only else perspectives
+
+
+def _of_file(file: str) -> tuple[Perspective, ...]:
+    path, expected = Path(file), "expected a line 'name: instruction' for each"
+    if not path.is_file():
+        raise UserError(f"config.views.instructions {file}: no such file; {expected}")
+    instructions: dict[str, str] = {}
+    for number, line in text_files.lines(text_files.read(path, "config.views.instructions", expected)):
+        if line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([\w-]+)\s*:\s*(\S.*)", line)
+        if not match or match[1] in instructions:
+            what = "a name twice" if match else "no 'name: instruction'"
+            raise UserError(f"{file}, line {number}: {what}: {line[:80]!r}")
+        instructions[match[1]] = match[2]
+    if not instructions:
+        raise UserError(f"{file}: holds no perspective; {expected}")
+    return tuple(Perspective(*item) for item in instructions.items())

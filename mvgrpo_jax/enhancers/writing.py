@@ -24,18 +24,18 @@ def finished(path: Path) -> dict[str, list[dict[str, str]]]:
     removed from the file: they are not finished."""
     if not path.exists():
         return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    lines = [line for line in whole.split("\n") if line]
+    text = path.read_text(encoding="utf-8-sig")
+    complete = text[: text.rfind("\n") + 1]
+    lines = [line for line in complete.split("\n") if line]
     try:
         items = [json.loads(line) for line in lines]
-        found = [(item["prompt"], [{k: c[k] for k in ("text", "operation")} for c in item["captions"]]) for item in items]
+        entries = [(item["prompt"], [{k: c[k] for k in ("text", "operation")} for c in item["captions"]]) for item in items]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise UserError(f"{path} exists and is no caption file; choose another --out") from None
-    if whole != text or not all(captions for _, captions in found):
+    if complete != text or not all(captions for _, captions in entries):
         with atomic(path) as part:
-            part.write_text("".join(f"{line}\n" for line, (_, captions) in zip(lines, found) if captions), encoding="utf-8")
-    return {prompt: captions for prompt, captions in found if captions}
+            part.write_text("".join(f"{line}\n" for line, (_, captions) in zip(lines, entries) if captions), encoding="utf-8")
+    return {prompt: captions for prompt, captions in entries if captions}
 
 
 @dataclasses.dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mvgrpo_jax.core.structs import Condition
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.run import pictures
 from mvgrpo_jax.run.programs import EVALUATION, Programs
+from mvgrpo_jax.run.sampling import BATCH, Painter, initial_latents
 
 
 class Evaluation:
@@ -40,9 +42,52 @@ class Evaluation:
         """(pictures float32 [N, H, W, 3] in [0, 1], {judge: scores [N]})."""
         latents = self.programs.evaluate(params, self.condition, self.noise)
         images = to_host(self.programs.decode(vae_params, latents))[: len(self.prompts)]
-        captions = [[[p] for p in self.prompts]]
-        scores = {n: j.score(images[:, None, None], captions)[0, :, 0, 0] for n, j in self.judges.items()}
-        return images, scores
+        return images, score(images, self.prompts, self.judges)
+
+
+def score(images: np.ndarray, prompts: list[str], judges: dict[str, rewards.Reward]) -> dict[str, np.ndarray]:
+    """{judge: float32 [N]} of pictures [N, H, W, 3] in [0, 1], each under its own prompt."""
+    captions = [[[p] for p in prompts]]
+    return {name: judge.score(images[:, None, None], captions)[0, :, 0, 0] for name, judge in judges.items()}
+
+
+def evaluate(
+    painter: Painter,
+    prompts: list[str],
+    judges: dict[str, rewards.Reward],
+    folder: Path,
+    title: str,
+    *,
+    seed: int = 0,
+    per_prompt: int = 0,
+    batch: int = BATCH,
+) -> dict[str, dict[str, float]]:
+    """{judge: mean and standard error of its scores over the prompts}; written to scores.json, the pictures to sheet.png.
+
+    Picture i of P prompts depends on the prompt, the seed and i alone. With per_prompt G > 1 each prompt is painted G times
+    (pictures i, i + P, ...; the first ones are scored), and 'diversity' is summarised as well. UserError: a judge that does
+    not read pictures of this size.
+    """
+    texts, _ = painter.tokenize(prompts)
+
+    def paint(first: int) -> np.ndarray:
+        latents = initial_latents(seed, first, len(prompts), painter.shape)
+        return painter.paint(texts, latents, batch=batch)
+
+    images = paint(0)
+    scores = score(images, prompts, judges)
+    sheet(images, prompts, scores, folder / "sheet.png", title)
+    summary = {name: mean_and_error(values) for name, values in scores.items()}
+    if per_prompt > 1:
+        further = (paint(i * len(prompts)) for i in range(1, per_prompt))
+        summary["diversity"] = mean_and_error(diversity(np.stack([images, *further], axis=1)))
+    (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def mean_and_error(values: np.ndarray) -> dict[str, float]:
+    """'mean' of N values and its 'stderr', their deviation over sqrt(N)."""
+    return {"mean": float(values.mean()), "stderr": float(values.std() / len(values) ** 0.5)}
 
 
 def sheet(images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray], path: Path, title: str, columns: int = 8):

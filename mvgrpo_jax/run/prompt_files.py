@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.run import text_files
 
 # The field that holds the prompt, whatever its case; the first that the first record has is taken from every record.
 FIELDS = ("prompt", "prompts", "caption", "text")
@@ -39,7 +40,7 @@ class Prompt:
 def read(path: str | Path) -> list[Prompt]:
     """Every prompt of a file, in its order. UserError: a file that is missing, empty, not text, or without a prompt field."""
     path = Path(path)
-    text = _decoded(path)
+    text = text_files.read(path, "prompt file", EXPECTED)
     try:
         prompts = list(_parsed(text, path.suffix.lower()))
     except Refused as error:
@@ -53,40 +54,20 @@ class Refused(Exception):
     """What a reader found wrong with a file's content."""
 
 
-def _decoded(path: Path) -> str:
-    """The text without byte order mark, its lines ended by line feeds alone."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"prompt file {path} does not exist; {EXPECTED}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"prompt file {path} is not UTF-8 text ({error}); save it as UTF-8; {EXPECTED}") from None
-    except OSError as error:
-        raise UserError(f"prompt file {path} cannot be read ({error.strerror}); {EXPECTED}") from None
-    if "\0" in text:
-        raise UserError(f"prompt file {path} is not text (it has zero bytes); save it as UTF-8; {EXPECTED}")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def _parsed(text: str, suffix: str) -> Iterable[Prompt]:
-    lines = [(number, kept) for number, line in enumerate(text.split("\n"), 1) if (kept := _stripped(line))]
+    lines = text_files.lines(text)
     if not lines:
         return []
     if suffix in TABLE_NAMES or (suffix not in JSON_NAMES and _is_header(lines[0][1])):
         return _table(text, TABLE_NAMES.get(suffix))
-    whole = _json(text)
-    if isinstance(whole, list):
-        return _records((f"item {i}", item) for i, item in enumerate(whole, 1))
-    if isinstance(whole, dict) and len(lines) > 1:
-        return _records([("the object", whole)])
+    document = _json(text)
+    if isinstance(document, list):
+        return _records((f"item {i}", item) for i, item in enumerate(document, 1))
+    if isinstance(document, dict) and len(lines) > 1:
+        return _records([("the object", document)])
     if suffix in JSON_NAMES or any(line.startswith("{") and isinstance(_json(line), dict) for _, line in lines):
         return _records(_json_lines(lines))
     return [Prompt(_checked(line, f"line {number}")) for number, line in lines]
-
-
-def _stripped(line: str) -> str:
-    """Without white space around it, nor a byte order mark that stood at the head of a file joined to another."""
-    return line.strip().lstrip("\ufeff").strip()
 
 
 def _json(text: str) -> Any:
@@ -111,40 +92,40 @@ def _json_lines(lines: list[tuple[int, str]]) -> Iterator[tuple[str, Any]]:
 
 
 def _records(items: Iterable[tuple[str, Any]]) -> Iterator[Prompt]:
-    """Prompts of (where, string or object) pairs."""
+    """Prompts of (location, string or object) pairs. location: what messages call the item, such as 'line 3'."""
     name = None
-    for where, item in items:
+    for location, item in items:
         if isinstance(item, str):
-            yield Prompt(_checked(item, where))
+            yield Prompt(_checked(item, location))
             continue
         if not isinstance(item, dict):
-            raise Refused(f"{where} is {_kind(item)}, neither a string nor an object; {EXPECTED}")
-        name = name or _field(list(item), where)
+            raise Refused(f"{location} is {_kind(item)}, neither a string nor an object; {EXPECTED}")
+        name = name or _field(list(item), location)
         if name not in item:
-            raise Refused(f"{where} has no field {name!r}, which the others have; its fields: {_listed(item)}")
+            raise Refused(f"{location} has no field {name!r}, which the others have; its fields: {_listed(item)}")
         rest = {key: value for key, value in item.items() if key != name}
-        yield Prompt(_checked(item[name], f"{where}, field {name!r},"), rest)
+        yield Prompt(_checked(item[name], f"{location}, field {name!r},"), rest)
 
 
-def _field(names: list[str], where: str) -> str:
+def _field(names: list[str], location: str) -> str:
     """Which of a record's fields holds the prompt."""
     for expected in FIELDS:
-        found = [name for name in names if name.strip().lower() == expected]
-        if found:
-            return expected if expected in found else found[0]
-    raise Refused(f"{where} has no prompt field; found: {_listed(names)}; expected one of: {', '.join(FIELDS)}. Rename it")
+        fitting = [name for name in names if name.strip().lower() == expected]
+        if fitting:
+            return expected if expected in fitting else fitting[0]
+    raise Refused(f"{location} has no prompt field; found: {_listed(names)}; expected one of: {', '.join(FIELDS)}. Rename it")
 
 
-def _checked(text: Any, where: str) -> str:
+def _checked(text: Any, location: str) -> str:
     """The prompt without white space around it."""
     if not isinstance(text, str):
-        raise Refused(f"{where} is {_kind(text)}; expected the text of a prompt")
-    if not (kept := _stripped(text)):
-        raise Refused(f"{where} is an empty prompt; give it a text or remove it")
+        raise Refused(f"{location} is {_kind(text)}; expected the text of a prompt")
+    if not (kept := text_files.stripped(text)):
+        raise Refused(f"{location} is an empty prompt; give it a text or remove it")
     try:
         kept.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise Refused(f"{where} is not Unicode text ({error.reason}); write the character whole") from None
+        raise Refused(f"{location} is not Unicode text ({error.reason}); write the character whole") from None
     return kept
 
 

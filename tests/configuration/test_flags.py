@@ -1,10 +1,10 @@
-"""Arguments of the commands that paint: what is refused, with which words, before any weight is read."""
+"""Arguments of commands: what is refused, with which words, before any weight is read."""
 
 import argparse
 
 import pytest
 
-from mvgrpo_jax import evaluate, sample
+from mvgrpo_jax import enhance, evaluate, sample
 from mvgrpo_jax.configuration import flags
 
 SEED = "expected an integer from 0 to 18446744073709551615, got "
@@ -75,3 +75,11 @@ def test_commands_refuse_before_they_load(command, flag, value, capsys):
     assert stop.value.code == 2
     message = capsys.readouterr().err
     assert f"argument {flag}: expected" in message and f"got {value}" in message
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**64)])
+def test_enhance_refuses_seeds_beyond_64_bits_before_it_writes(seed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        enhance.main(["--out", str(tmp_path / "captions.jsonl"), "--count", "1", "--k", "1", f"--seed={seed}"])
+    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+    assert f"argument --seed: {SEED}{seed}" in capsys.readouterr().err

@@ -124,3 +124,15 @@ def test_perspectives_come_from_the_project_or_from_a_file(tmp_path):
             perspectives.load(str(path))
     with pytest.raises(UserError, match="no such file"):
         perspectives.load(str(tmp_path / "missing"))
+
+
+def test_a_file_of_perspectives_is_read_as_any_system_writes_it(tmp_path):
+    path = tmp_path / "windows.txt"
+    path.write_bytes(
+        "\ufeffsmell: What it smells of.\u2028And tastes.\r\nsound: What it\x85sounds\x0clike.\rtouch: Rough?".encode()
+    )
+    want = {"smell": "What it smells of.\u2028And tastes.", "sound": "What it\x85sounds\x0clike.", "touch": "Rough?"}
+    assert {p.name: p.instruction for p in perspectives.load(str(path))} == want
+    path.write_bytes(b"smell: caf\xe9\n")
+    with pytest.raises(UserError, match="is not UTF-8 text.*save it as UTF-8"):
+        perspectives.load(str(path))

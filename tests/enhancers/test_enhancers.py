@@ -98,6 +98,15 @@ def test_memory_prevents_repeats():
     assert refusals > 0
 
 
+def test_a_caption_file_that_a_windows_editor_saved_is_read_and_goes_on(tmp_path):
+    prompts, out = tmp_path / "p.txt", tmp_path / "c.jsonl"
+    prompts.write_text("\n".join(PROMPTS))
+    enhance.main(["--prompts", str(prompts), "--out", str(out), "--k", "2", "--count", "1"])
+    out.write_bytes(("\ufeff" + out.read_text().replace("\n", "\r\n")).encode())
+    enhance.main(["--prompts", str(prompts), "--out", str(out), "--k", "2"])
+    assert list(FileEnhancer.load(str(out), 2, 0, PROMPTS).table) == list(PROMPTS)
+
+
 def test_the_command_writes_continues_and_refuses(tmp_path, capsys):
     prompts, out, whole = tmp_path / "p.txt", tmp_path / "c.jsonl", tmp_path / "whole.jsonl"
     prompts.write_text("\n".join([*PROMPTS, PROMPTS[0], "a pink square"]) + "\n\n")
