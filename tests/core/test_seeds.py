@@ -17,8 +17,8 @@ def test_seeds_of_32_bits_keep_their_keys(seed):
 
 
 def test_every_bit_of_a_seed_counts():
-    seeds = [0, *(2**i for i in range(64)), 2**64 - 1, 2**32 + 1]
-    assert len({data(seeds.key(s)) for s in seeds}) == len(seeds)
+    numbers = [0, *(2**i for i in range(64)), 2**64 - 1, 2**32 + 1]
+    assert len({data(seeds.key(number)) for number in numbers}) == len(numbers)
 
 
 def test_high_bits_are_folded_in():

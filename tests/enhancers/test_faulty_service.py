@@ -251,7 +251,7 @@ def test_a_model_that_turns_useless_leaves_no_short_prompts(few, prompts, tmp_pa
         said = stops(capsys, flags(server, few, out, "--in-flight", "1"))
     assert "3 of 3 prompts are not finished" in said and out.read_text() == ""
     with FaultServer(*[model] * 150, then=thinking(None, reasoning="hm")) as server:  # all are under way
-        said = stops(capsys, flags(server, prompts, many, "--give-up-s", "2"))
+        said = stops(capsys, flags(server, prompts, many, "--give-up-s", "10"))
     assert "unfinished thinking" in said and "--extra" in said
     lines = lines_of(many)
     assert len(lines) < 40 and all(len(line["captions"]) == 3 for line in lines)
