@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from mvgrpo_jax.console.commands import program
+from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.run import export
-from mvgrpo_jax.run.programs import DTYPES
 
 
 @reports_errors

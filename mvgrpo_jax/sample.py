@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
+from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.run import sampling
-from mvgrpo_jax.run.programs import DTYPES
 from mvgrpo_jax.run.prompts import read_prompts
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.models import attention
-from mvgrpo_jax.run.programs import dtype_of
 
 LARGE = 10**9  # parameters
 

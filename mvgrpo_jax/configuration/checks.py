@@ -13,6 +13,7 @@ from mvgrpo_jax.configuration.arguments import keys
 from mvgrpo_jax.configuration.rules import Choice, Flag, Int, Real, Rule, Text, Tuple, of_default, shown
 from mvgrpo_jax.core import advantages, objectives, sde, solvers
 from mvgrpo_jax.core.policy import TIMESTEPS
+from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.enhancers import KINDS as ENHANCERS
 from mvgrpo_jax.enhancers.cleaning import LANGUAGES
 from mvgrpo_jax.enhancers.online import MISSING
@@ -21,7 +22,6 @@ from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models import attention
 from mvgrpo_jax.models.module import REMAT
 from mvgrpo_jax.run.export import KINDS as EXPORTS
-from mvgrpo_jax.run.programs import DTYPES
 
 MESH = Int(1, 10**6, also=(-1,))
 SECONDS = Real(0.0, 1e6, above=True)

@@ -1,4 +1,4 @@
-"""Training of low-precision parameters through float32 masters.
+"""Precisions by name, and training of low-precision parameters through float32 masters.
 
 bfloat16 has 8 significant bits: a change of less than 1/512 of a weight is rounded away, and one of 2e-6 is for nearly all
 weights. The masters collect such changes; the parameters are the masters, rounded (mixed precision, arXiv 1710.03740).
@@ -12,7 +12,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params, cast
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def dtype_of(name: str) -> jnp.dtype:
+    """A dtype by its name in configs and on command lines. UserError lists what exists."""
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype {name!r}; there are: {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 class MasterState(NamedTuple):

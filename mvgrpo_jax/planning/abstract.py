@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
 from mvgrpo_jax import pipelines
+from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.core.structs import Batch, Condition
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.models.lora import join
@@ -19,7 +20,7 @@ from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.planning import flops
 from mvgrpo_jax.run import budget
-from mvgrpo_jax.run.programs import Programs, dtype_of, needs_old, network_options
+from mvgrpo_jax.run.programs import Programs, needs_old, network_options
 
 CLIP_LENGTH, T5_LENGTH = 77, 512
 

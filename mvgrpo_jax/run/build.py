@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from mvgrpo_jax import enhancers, pipelines, rewards
 from mvgrpo_jax.configuration.advice import warn_of_slow_settings
 from mvgrpo_jax.configuration.checks import check
+from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import Enhancer
 from mvgrpo_jax.errors import UserError
@@ -23,7 +24,7 @@ from mvgrpo_jax.run import budget, export
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.evaluation import Evaluation
-from mvgrpo_jax.run.programs import Programs, dtype_of, network_options
+from mvgrpo_jax.run.programs import Programs, network_options
 from mvgrpo_jax.run.prompts import load_prompts
 
 

@@ -14,12 +14,13 @@ from mvgrpo_jax.convert import lora as lora_files
 from mvgrpo_jax.convert.companions import check_free
 from mvgrpo_jax.convert.files import atomic, read_json
 from mvgrpo_jax.convert.weights import ParamsSource
+from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import checkpoint
-from mvgrpo_jax.run.programs import DTYPES, Programs, averaged, dtype_of, network_options
+from mvgrpo_jax.run.programs import Programs, averaged, network_options
 
 KINDS = ("", "pipeline", "lora")
 
@@ -31,8 +32,6 @@ def check(config) -> None:
         raise UserError(f"config.export.kind must be one of {', '.join(repr(k) for k in KINDS)}, got {kind!r}")
     if kind == "lora" and not config.lora.rank:
         raise UserError("config.export.kind is 'lora', but config.lora.rank is 0: no adapters are trained")
-    if config.export.dtype and config.export.dtype not in DTYPES:
-        raise UserError(f"config.export.dtype: unknown dtype {config.export.dtype!r}; there are: {', '.join(DTYPES)}")
     if config.lora.start and not config.lora.rank:
         raise UserError("config.lora.start is given, but config.lora.rank is 0: set a rank, or merge the LoRA beforehand")
 

@@ -17,38 +17,26 @@ from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax import algorithms, pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
-from mvgrpo_jax.core import optim, rollout, schedules, seeds, selection, solvers
-from mvgrpo_jax.core.policy import TIMESTEPS, Policy
-from mvgrpo_jax.core.precision import masters_of, with_master_weights
+from mvgrpo_jax.core import optim, rollout, schedules, seeds, selection
+from mvgrpo_jax.core.policy import Policy
+from mvgrpo_jax.core.precision import dtype_of, masters_of, with_master_weights
 from mvgrpo_jax.core.structs import Condition, TrainState, Trajectory
 from mvgrpo_jax.core.update import Updater
-from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
-from mvgrpo_jax.models.module import REMAT, Params
+from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import check_batch
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 # Pixels of a prompt that are decoded at once: 12 pictures of 512 x 512.
 DECODED = 12 * 512 * 512
 # What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
 ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, SELECTION = range(5)
 
 
-def dtype_of(name: str) -> jnp.dtype:
-    if name not in DTYPES:
-        raise UserError(f"unknown dtype {name!r}; there are: {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def network_options(config, mesh: Mesh) -> dict:
     """How the transformer is built for a run on this mesh: the options of models.flux.flux. Raises UserError."""
     t = config.train
-    if t.remat not in REMAT:
-        raise UserError(f"unknown config.train.remat {t.remat!r}; there are: {', '.join(REMAT)}")
-    if t.unroll < 1:
-        raise UserError(f"config.train.unroll must be at least 1, got {t.unroll}")
     platform = mesh.devices.flat[0].platform
     return {"remat": t.remat, "unroll": t.unroll, "attention": attention.choose(t.attention, platform, dtype_of(t.dtype))}
 
@@ -73,10 +61,6 @@ def averaged(state: TrainState) -> Params:
 
 def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:
     """shift > 0: static; 0: diffusers' dynamic schedule for this number of image tokens."""
-    if steps < 1:
-        raise UserError(f"config.sampling.steps must be at least 1, got {steps}")
-    if shift < 0:
-        raise UserError(f"config.sampling.shift must be positive, or 0 for the dynamic schedule; got {shift}")
     return schedules.static(steps, shift) if shift else schedules.dynamic(steps, tokens)
 
 
@@ -99,22 +83,16 @@ class Programs:
 
     @classmethod
     def build(cls, config, pipeline: pipelines.Pipeline, mesh: Mesh) -> Programs:
-        """From a config and a loaded pipeline. Raises UserError."""
+        """From a checked config and a described pipeline. Raises UserError."""
         s, t = config.sampling, config.train
         height, width = config.image.height or pipeline.default_size, config.image.width or pipeline.default_size
         adapter = LoraConfig.parse(config.lora.rank, config.lora.alpha, config.lora.targets) if config.lora.rank else None
         network = lora.adapt(pipeline.transformer, adapter) if adapter else pipeline.transformer
-        if s.timestep not in TIMESTEPS:
-            raise UserError(f"unknown config.sampling.timestep {s.timestep!r}; there are: {', '.join(TIMESTEPS)}")
-        if config.eval.solver not in solvers.SOLVERS:
-            raise UserError(f"unknown config.eval.solver {config.eval.solver!r}; there are: {', '.join(solvers.SOLVERS)}")
         grid, time_scale = pipeline.grid(height, width), pipeline.scheduler.time_scale
         policy = Policy(network, grid, s.guidance, dtype_of(t.dtype), s.timestep, time_scale)
         algorithm = algorithms.make(config)
         sigmas = sigma_grid(s.steps, policy.tokens, s.shift)
         g = algorithm.kernel.noise(sigmas, algorithm.eta)
-        if t.update_per not in ("iteration", "timestep"):
-            raise UserError(f"config.train.update_per must be 'iteration' or 'timestep', got {t.update_per!r}")
         optimizer = optim.make(config.optimizer)
         if not adapter and dtype_of(t.param_dtype) != jnp.float32:  # adapters are float32 always
             optimizer = with_master_weights(optimizer)
