@@ -16,7 +16,6 @@ from pathlib import Path
 
 from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
-from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.enhancers import summaries, writing
 from mvgrpo_jax.enhancers.rewriters import LlmRewriter
 from mvgrpo_jax.errors import UserError, reports_errors
@@ -86,26 +85,9 @@ def main(argv: list[str] | None = None) -> None:
         service = Service(settings, keys.read(settings.key_env, settings.key_file))
         rewriter = LlmRewriter(service, options.language)
     prompts = list(dict.fromkeys(load_prompts(options.prompts, options.count, held_out=False)))
-    done = writing.finished(options.out)
-    known = set(prompts)
-    if strangers := [p for p in done if p not in known]:
-        raise UserError(
-            f"{options.out} holds captions of other prompts, such as {strangers[0]!r}; choose another --out or remove it"
-        )
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    proofs = {prompt: captions[0]["operation"] for prompt, captions in list(done.items())[-2:]}
-    outcome = asyncio.run(writing.write([p for p in prompts if p not in done], options, rewriter, service, proofs))
-    facts, words, similar = summaries.summary(writing.finished(options.out), options.k)
-    facts |= {"repeats_refused": outcome.refused, "unfinished": len(prompts) - facts["prompts"]}
-    if service is not None:
-        facts["service"] = dict(sorted(service.counts.items()))
-    write_json(options.out.with_name(options.out.name + ".summary.json"), facts)
-    if facts["captions"]:
-        summaries.plot(facts["operations"], words, similar, options.out.with_name(options.out.name + ".png"))
-    operations = ", ".join(f"{n} {name}" for name, n in facts["operations"].items())
-    print(f"{facts['prompts']} prompts, {facts['captions']} captions ({operations}); {outcome.refused} repeats refused")
-    if service is not None:
-        print("service: " + ", ".join(f"{n} {name.replace(':', ': ')}" for name, n in facts["service"].items()))
+    outcome = asyncio.run(writing.write(prompts, options, rewriter, service))
+    facts = summaries.save(options.out, options.k, prompts, outcome.refused, service.counts if service else None)
+    print("\n".join(summaries.sentences(facts)))
     if outcome.short:
         print(f"{outcome.short} prompts have fewer than {options.k} different captions; their missing views will be masked")
     if facts["unfinished"]:

@@ -8,16 +8,14 @@ The compilers come with pip install 'mvgrpo_jax[plan]'.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
 
 from mvgrpo_jax.configuration import arguments
 from mvgrpo_jax.console.commands import program
-from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.planning import hardware
-from mvgrpo_jax.planning.hardware import GIB
 
 
 @reports_errors
@@ -39,9 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     chip, _ = hardware.parse(options.topology)
     hardware.prepare_environment()  # before the config, whose algorithms import jax
     if options.memory is not None:
-        if options.memory <= 0:
-            raise UserError(f"--memory must be above 0 GiB, got {options.memory}")
-        chip = dataclasses.replace(chip, memory=int(options.memory * GIB), reserve=0)
+        chip = hardware.with_memory(chip, options.memory)
     config = arguments.from_arguments(options.config, rest)
     from mvgrpo_jax.planning import compilation, remedies, table
 
@@ -52,8 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"verdict: {'fits' if ok else 'does not fit'}")
     if not ok and not options.no_search:
         setting, costs_then = remedies.nearest(config, options.topology, costs, chip)
-        sizes = ", ".join(f"{c.name} {c.peak / GIB:.1f} GiB, {c.seconds:.0f} s" for c in costs_then)
-        print(f"nearest setting that fits: {setting}" + (f": {sizes}" if costs_then else ""))
+        print(table.nearest(setting, costs_then))
         facts["nearest"] = {"setting": setting, "programs": table.records(costs_then)}
     if options.json:
         options.json.write_text(json.dumps(facts, indent=2) + "\n")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mvgrpo_jax.convert.files import atomic
+from mvgrpo_jax.convert.files import atomic, write_json
 from mvgrpo_jax.enhancers.drafting import similarity
+from mvgrpo_jax.enhancers.writing import finished
 
 
 def summary(table: dict[str, list[dict[str, str]]], k: int) -> tuple[dict, list[int], list[float]]:
@@ -30,6 +31,32 @@ def summary(table: dict[str, list[dict[str, str]]], k: int) -> tuple[dict, list[
     for name, values in (("words", words), ("similarity", similar)):
         facts[name] = {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (5, 25, 50, 75, 95)} if values else {}
     return facts, words, similar
+
+
+def save(path: Path, k: int, prompts: list[str], refused: int, requests: collections.Counter[str] | None) -> dict:
+    """Writes the summary of a caption file beside it, FILE.summary.json and FILE.png, and returns its facts.
+
+    prompts: those that the file was to hold, each with k captions. refused: near repeats. requests: what a service counted,
+    None where there is no service.
+    """
+    facts, words, similar = summary(finished(path), k)
+    facts |= {"repeats_refused": refused, "unfinished": len(prompts) - facts["prompts"]}
+    if requests is not None:
+        facts["service"] = dict(sorted(requests.items()))
+    write_json(path.with_name(path.name + ".summary.json"), facts)
+    if facts["captions"]:
+        plot(facts["operations"], words, similar, path.with_name(path.name + ".png"))
+    return facts
+
+
+def sentences(facts: dict) -> list[str]:
+    """The facts of `save` for people: a line on captions, and one on the service where there is one."""
+    operations = ", ".join(f"{n} {name}" for name, n in facts["operations"].items())
+    repeats = facts["repeats_refused"]
+    lines = [f"{facts['prompts']} prompts, {facts['captions']} captions ({operations}); {repeats} repeats refused"]
+    if "service" in facts:
+        lines.append("service: " + ", ".join(f"{n} {name.replace(':', ': ')}" for name, n in facts["service"].items()))
+    return lines
 
 
 def plot(operations: dict[str, int], words: list[int], similar: list[float], path: Path) -> None:

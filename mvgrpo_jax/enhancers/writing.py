@@ -64,11 +64,19 @@ class Outcome:
         return f"{said}. {advice}" if advice else said
 
 
-async def write(prompts: list[str], options, rewriter: Rewriter, service: Service | None, proofs: dict[str, str]) -> Outcome:
-    """Appends a line for every prompt that gets finished, until all have ended or the service has.
-
-    options: those of the command. proofs: prompt -> operation, of captions that the service wrote in an earlier run.
-    """
+async def write(prompts: list[str], options, rewriter: Rewriter, service: Service | None) -> Outcome:
+    """Appends a line to options.out for every prompt that is not there and gets finished, until all have ended or the service
+    has. options: those of the command. UserError when the file holds captions of other prompts."""
+    done = finished(options.out)
+    known = set(prompts)
+    if strangers := [prompt for prompt in done if prompt not in known]:
+        raise UserError(
+            f"{options.out} holds captions of other prompts, such as {strangers[0]!r}; choose another --out or remove it"
+        )
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    prompts = [prompt for prompt in prompts if prompt not in done]
+    # Captions that the service wrote in an earlier run show what it can be asked to see whether it works.
+    proofs = {prompt: captions[0]["operation"] for prompt, captions in list(done.items())[-2:]}
     out = Outcome()
     watch = Watch(rewriter, service, options.give_up_s if service else 0.0, proofs)
     in_flight = options.in_flight if service else 1

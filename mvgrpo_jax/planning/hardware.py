@@ -85,6 +85,13 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...]]:
     return CHIPS[name], sizes
 
 
+def with_memory(chip: Chip, gib: float) -> Chip:
+    """The chip where a program may use so many GiB, without a reserve. UserError unless they are above 0."""
+    if gib <= 0:
+        raise UserError(f"--memory must be above 0 GiB, got {gib}")
+    return dataclasses.replace(chip, memory=int(gib * GIB), reserve=0)
+
+
 def devices(topology: str) -> list:
     """The devices of a topology, for compilation only. UserError when the compiler's package is not installed."""
     from jax.experimental import topologies

@@ -48,3 +48,9 @@ def table(costs, plan, chip) -> str:
 
 def records(costs) -> list[dict]:
     return [dataclasses.asdict(c) | {"peak": c.peak} for c in costs]
+
+
+def nearest(setting: str, costs) -> str:
+    """A line on the nearest setting that fits, and what the programs that did not fit cost with it."""
+    sizes = ", ".join(f"{c.name} {c.peak / GIB:.1f} GiB, {c.seconds:.0f} s" for c in costs)
+    return f"nearest setting that fits: {setting}" + (f": {sizes}" if sizes else "")

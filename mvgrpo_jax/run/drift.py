@@ -6,12 +6,15 @@ with captions of the sampled pictures (online), of a file (offline) and, as a co
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import FileEnhancer
@@ -91,6 +94,29 @@ def summary(rows: list[dict]) -> dict[str, dict[str, dict[str, float]]]:
                 points = {f"p{q}": float(np.percentile(values, q)) for q in (50, 90, 99)}
                 out.setdefault(kind, {})[str(step)] = {"pairs": len(values), "mean": float(values.mean()), **points}
     return out
+
+
+def write(rows: list[dict], out: Path, title: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Writes rows of FIELDS to drift.csv, their `summary` to drift.json and a histogram under a title to drift.png; returns
+    the summary."""
+    with atomic(out / "drift.csv") as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+    quantiles = summary(rows)
+    (out / "drift.json").write_text(json.dumps(quantiles, indent=1) + "\n")
+    histogram(rows, out / "drift.png", title)
+    return quantiles
+
+
+def table(quantiles: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A `summary` for people: a line a kind and step."""
+    lines = [f"{'captions':<11}{'step':>5}{'pairs':>7}{'mean':>10}{'median':>10}{'90 %':>10}{'99 %':>10}"]
+    for kind, by_step in quantiles.items():
+        for step, v in by_step.items():
+            numbers = "".join(f"{v[name]:>10.2e}" for name in ("mean", "p50", "p90", "p99"))
+            lines.append(f"{kind:<11}{step:>5}{v['pairs']:>7}{numbers}")
+    return "\n".join(lines)
 
 
 def histogram(rows: list[dict], path: Path, title: str) -> None:
