@@ -53,8 +53,8 @@ class Algorithm:
     chooser: Chooser | None = None
 
 
-def options(**own) -> dict[str, Any]:
-    """The settings of an algorithm, config.algorithm.NAME: those that most share, and its own."""
+def options(**settings) -> dict[str, Any]:
+    """The settings of an algorithm, config.algorithm.NAME: those that most share, and the given settings of its own."""
     shared = {
         "kernel": "flow",  # flow | dance | cps
         "eta": 0.7,  # noise level
@@ -65,7 +65,7 @@ def options(**own) -> dict[str, Any]:
         "kl": 0.0,  # weight of the divergence from the initial policy
         "divergence": "transition",  # transition | undivided | velocity
     }
-    return shared | own
+    return shared | settings
 
 
 def within(o, **ranges: tuple[float, float]) -> None:
@@ -78,5 +78,8 @@ def within(o, **ranges: tuple[float, float]) -> None:
 def normalised(config, o, *, ddof: int, eps: float, global_std: bool = False) -> Callable:
     """advantage(rewards, trajectory, memory) by group, of the config's judges and the options `o`."""
     bounded = functools.partial(advantages.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)
-    one = (lambda r: bounded(r, deviation=advantages.batch_deviation(r))) if global_std else bounded
-    return lambda rewards, trajectory, memory: advantages.combine(rewards, dict(config.rewards), o.combine, one)
+
+    def of_judge(rewards):
+        return bounded(rewards, deviation=advantages.batch_deviation(rewards)) if global_std else bounded(rewards)
+
+    return lambda rewards, trajectory, memory: advantages.combine(rewards, dict(config.rewards), o.combine, of_judge)

@@ -58,12 +58,20 @@ def entries(path: Path) -> tuple[list[Entry], dict[str, str]]:
     base = arguments.keys(arguments.load(str(common))) if common.is_file() else values
     comments, sections = comments_of(common) if common.is_file() else ({}, {})
     comments |= algorithm_comments()
-    changed = lambda key: key not in base or base[key] != values[key]
-    own = ("name", values.get("algorithm.name"))
-    idle = lambda parts: len(parts) > 1 and parts[0] == "algorithm" and parts[1] not in own
-    rank = lambda key: (idle(key.split(".")), key.count(".") > 0, key.rpartition(".")[0], key)
-    found = [Entry(key, values[key], comments.get(key, ""), changed(key)) for key in sorted(values, key=rank)]
-    return found, sections
+
+    def differs(key: str) -> bool:
+        return key not in base or base[key] != values[key]
+
+    def rank(key: str) -> tuple:
+        return _is_of_another_algorithm(key, values), "." in key, key.rpartition(".")[0], key
+
+    return [Entry(key, values[key], comments.get(key, ""), differs(key)) for key in sorted(values, key=rank)], sections
+
+
+def _is_of_another_algorithm(key: str, values: dict[str, object]) -> bool:
+    """Whether a key is a setting of an algorithm that the config of these values does not run."""
+    section, _, rest = key.partition(".")
+    return section == "algorithm" and rest.partition(".")[0] not in ("", "name", values.get("algorithm.name"))
 
 
 class Comments:
@@ -73,8 +81,8 @@ class Comments:
         self.beside, self.alone = {}, {}
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type == tokenize.COMMENT:
-                own = not token.line[: token.start[1]].strip()
-                (self.alone if own else self.beside)[token.start[0]] = token.string.lstrip("# ")
+                stands_alone = not token.line[: token.start[1]].strip()
+                (self.alone if stands_alone else self.beside)[token.start[0]] = token.string.lstrip("# ")
 
     def above(self, line: int) -> str:
         """The block of comment lines that ends just above a line."""
@@ -113,12 +121,12 @@ def comments_of(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute)):
             continue
         name = node.targets[0].attr
-        found = [Key(name, node.lineno, node.value), *keys_of(node.value, name)]
-        for key in found:
+        assigned = [Key(name, node.lineno, node.value), *keys_of(node.value, name)]
+        for key in assigned:
             if key.crowded:
                 continue
             last = key.value.end_lineno
-            section = any(other.name.startswith(f"{key.name}.") for other in found)
+            section = any(other.name.startswith(f"{key.name}.") for other in assigned)
             said = comments.beside.get(last, "") if not section or last == key.line else ""
             said_above = comments.above(key.line)
             if section or (said and said_above):
@@ -134,9 +142,9 @@ def algorithm_comments() -> dict[str, str]:
     shared = _call_comments(folder / "base.py")
     out = {}
     for name in algorithms.names():
-        own = _call_comments(folder / f"{name}.py")
+        particular = _call_comments(folder / f"{name}.py")
         for key in algorithms.module(name).DEFAULTS:
-            out[f"algorithm.{name}.{key}"] = own.get(key) or shared.get(key, "")
+            out[f"algorithm.{name}.{key}"] = particular.get(key) or shared.get(key, "")
     return out
 
 
@@ -148,11 +156,11 @@ def _call_comments(path: Path) -> dict[str, str]:
         if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
             continue
         if node.targets[0].id == "DEFAULTS" and isinstance(node.value, ast.Call):
-            found = [Key(word.arg, word.lineno, word.value) for word in node.value.keywords]
+            settings = [Key(word.arg, word.lineno, word.value) for word in node.value.keywords]
         elif node.targets[0].id == "shared":
-            found = list(keys_of(node.value, "shared"))
+            settings = list(keys_of(node.value, "shared"))
         else:
             continue
-        for key in found:
+        for key in settings:
             out[key.name.removeprefix("shared.")] = comments.beside.get(key.value.end_lineno, "") or comments.above(key.line)
     return out

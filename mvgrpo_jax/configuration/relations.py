@@ -28,9 +28,11 @@ def mesh(config) -> None:
 def algorithm(config) -> None:
     """Builds the algorithm: its own settings, the number of steps and the size of a group."""
     algorithms.make(config).schedule(0)
-    own = config.algorithm[config.algorithm.name]
-    if own.kernel == "cps" and own.eta > 1:
-        raise UserError(f"config.algorithm.{config.algorithm.name}.eta is a share, 0 to 1, with the kernel cps; got {own.eta}")
+    settings = config.algorithm[config.algorithm.name]
+    if settings.kernel == "cps" and settings.eta > 1:
+        raise UserError(
+            f"config.algorithm.{config.algorithm.name}.eta is a share, 0 to 1, with the kernel cps; got {settings.eta}"
+        )
 
 
 def chunks(config) -> None:
@@ -41,12 +43,12 @@ def chunks(config) -> None:
     divides("views, the prompt included,", algorithms.captions(config) + 1, "train.view_chunk", t.view_chunk, "all views")
 
 
-def divides(name: str, whole: int, key: str, part: int, what: str) -> None:
-    """UserError unless `part` divides `whole`; 0 is all of it."""
-    if part and whole % part:
-        near = max(n for n in range(1, min(part, whole) + 1) if whole % n == 0)
+def divides(name: str, total: int, key: str, chunk: int, what: str) -> None:
+    """UserError unless `chunk` divides `total`; 0 is all of it."""
+    if chunk and total % chunk:
+        near = max(n for n in range(1, min(chunk, total) + 1) if total % n == 0)
         raise UserError(
-            f"config.{key} must divide {what} ({name} = {whole}); got {part}, the nearest below that does is {near}"
+            f"config.{key} must divide {what} ({name} = {total}); got {chunk}, the nearest below that does is {near}"
         )
 
 

@@ -26,9 +26,9 @@ def overview(known: dict[str, str]) -> str:
 
 def shown(value: object) -> list[str]:
     """A value as it is typed, in lines: a long tuple has one for each item."""
-    whole = repr(value)
-    if len(whole) < 60 or not isinstance(value, tuple):
-        return [whole]
+    text = repr(value)
+    if len(text) < 60 or not isinstance(value, tuple):
+        return [text]
     lines = [f" {item!r}," for item in value]
     lines[0], lines[-1] = f"({lines[0][1:]}", f"{lines[-1]})"
     return lines

@@ -29,11 +29,11 @@ COMPILERS = ("jax_plugins.xla_cuda12", "jax_plugins.xla_cuda13")
 
 def plugins() -> set[str]:
     """Names of the modules by which jax would find accelerators, libtpu among them."""
-    found = {entry.value for entry in importlib.metadata.entry_points(group="jax_plugins")}
+    modules = {entry.value for entry in importlib.metadata.entry_points(group="jax_plugins")}
     spec = importlib.util.find_spec("jax_plugins")
     for folder in spec.submodule_search_locations if spec else ():
-        found |= {f"jax_plugins.{entry.name}" for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] not in "_."}
-    return found | ({"libtpu"} if importlib.util.find_spec("libtpu") else set())
+        modules |= {f"jax_plugins.{entry.name}" for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] not in "_."}
+    return modules | ({"libtpu"} if importlib.util.find_spec("libtpu") else set())
 
 
 def has_accelerator(root: str = "/") -> bool:
@@ -47,11 +47,11 @@ def has_accelerator(root: str = "/") -> bool:
     return False
 
 
-def only_compilers(found: set[str], environment: Mapping[str, str]) -> bool:
-    """Whether there are plugins, all of them the `plan` extra's, and no variable that speaks of a TPU. Those of LIBRARIES_OWN
-    do not: a process inherits them from one that has imported a library."""
+def only_compilers(modules: set[str], environment: Mapping[str, str]) -> bool:
+    """Whether there are plugins (`modules`), all of them the `plan` extra's, and no variable that speaks of a TPU. Those of
+    LIBRARIES_OWN do not: a process inherits them from one that has imported a library."""
     spoken = {name for name in environment if name.startswith(("TPU_", "CLOUD_TPU", "JAX_FORCE_TPU"))}
-    return bool(found) and found <= {"libtpu", *COMPILERS} and spoken <= LIBRARIES_OWN
+    return bool(modules) and modules <= {"libtpu", *COMPILERS} and spoken <= LIBRARIES_OWN
 
 
 def quieten() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from mvgrpo_jax import algorithms
@@ -37,7 +38,7 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
     spare = None
     if views.missing == "offline" and views.file:
         table = read_captions(views.file)
-        spare = lambda prompt: table.get(prompt, [])
+        spare = functools.partial(_captions_of, table)
     if views.enhancer == "embedded":
         captioner, known, limit = embedded.EmbeddedCaptioner(), embedded.PERSPECTIVES, 180.0
     else:
@@ -56,3 +57,7 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
         patience=views.patience,
         fit=fit,
     )
+
+
+def _captions_of(table: dict[str, list[str]], prompt: str) -> list[str]:
+    return table.get(prompt, [])

@@ -43,5 +43,5 @@ def listed(reasons: collections.Counter[str], most: int = 4) -> str:
 def remedy(reasons: collections.Counter[str]) -> str:
     """What to do about those that are a fifth of all or more; empty when nothing is known."""
     many = [name for name, n in reasons.most_common() if 5 * n >= reasons.total()]
-    found = (text for name in many for key, text in REMEDIES.items() if name.startswith(key))
-    return ". ".join(dict.fromkeys(found))
+    advice = (text for name in many for key, text in REMEDIES.items() if name.startswith(key))
+    return ". ".join(dict.fromkeys(advice))

@@ -134,61 +134,62 @@ class OnlineSession:
             return await self.enhancer.captioner.caption(image, perspective, seed, deadline)
 
     def collect(self) -> Captions:
-        own, began = self.enhancer, time.perf_counter()
-        found: list[tuple[int, int, int, str]] = []
+        enhancer, began = self.enhancer, time.perf_counter()
+        arrived: list[tuple[int, int, int, str]] = []
         reasons: collections.Counter[str] = collections.Counter()
         detail = ""
         for (k, p, r), future in self.futures.items():
             try:
-                text = future.result(timeout=own.batch_s + 5)
-                fitted = own.fit(text)
-                own.counts["cut"] += fitted != text
-                found.append((k, p, r, fitted))
+                text = future.result(timeout=enhancer.batch_s + 5)
+                fitted = enhancer.fit(text)
+                enhancer.counts["cut"] += fitted != text
+                arrived.append((k, p, r, fitted))
             except (Failure, Rejected) as error:
                 reasons[getattr(error, "reason", "rejected")] += 1
                 detail = str(error)
             except TimeoutError:
                 reasons["deadline"] += 1
-        own.counts["asked"] += len(self.futures)
-        own.counts["missing"] += sum(reasons.values())
-        own.counts["waited_s"] += time.perf_counter() - began
-        shared = [json.loads(part) for part in exchange(json.dumps([found, reasons, detail]))]
-        captions: Captions = [[[None] * self.branches for _ in self.prompts] for _ in range(own.count)]
-        for k, p, r, text in (item for part in shared for item in part[0]):
+        enhancer.counts["asked"] += len(self.futures)
+        enhancer.counts["missing"] += sum(reasons.values())
+        enhancer.counts["waited_s"] += time.perf_counter() - began
+        of_hosts = [json.loads(text) for text in exchange(json.dumps([arrived, reasons, detail]))]
+        captions: Captions = [[[None] * self.branches for _ in self.prompts] for _ in range(enhancer.count)]
+        for k, p, r, text in (item for arrivals, _, _ in of_hosts for item in arrivals):
             captions[k][p][r] = text
-        reasons = sum((collections.Counter(part[1]) for part in shared), collections.Counter())
+        reasons = sum((collections.Counter(counts) for _, counts, _ in of_hosts), collections.Counter())
         if reasons:
-            self._missing(captions, reasons, next((part[2] for part in shared if part[2]), ""))
-        own.barren = own.barren + 1 if self.prompts and not any(part[0] for part in shared) else 0
+            self._missing(captions, reasons, next((said for _, _, said in of_hosts if said), ""))
+        enhancer.barren = enhancer.barren + 1 if self.prompts and not any(arrivals for arrivals, _, _ in of_hosts) else 0
         return captions
 
     def _missing(self, captions: Captions, reasons: collections.Counter, detail: str) -> None:
-        own = self.enhancer
-        total = own.count * len(self.prompts) * self.branches
+        enhancer = self.enhancer
+        total = enhancer.count * len(self.prompts) * self.branches
         why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
         message = f"iteration {self.iteration}: {sum(reasons.values())} of {total} captions did not come ({why})"
         message += f"; such as: {detail}" if detail else ""
-        if own.missing == "stop":
+        if enhancer.missing == "stop":
             raise Outage(f"{message}. config.views.missing='stop' ends the run here")
-        barren = own.barren + 1
-        if sum(reasons.values()) == total and own.patience and barren >= own.patience:
+        barren = enhancer.barren + 1
+        if sum(reasons.values()) == total and enhancer.patience and barren >= enhancer.patience:
             raise Outage(f"{message}, and none came in {barren} iterations. Look at the service, then run again to go on")
-        if own.missing == "offline":
+        if enhancer.missing == "offline":
             self._replace(captions)
         warnings.warn(
-            f"{message}; {'replaced by offline ones' if own.missing == 'offline' else 'their views are masked'}", stacklevel=2
+            f"{message}; {'replaced by offline ones' if enhancer.missing == 'offline' else 'their views are masked'}",
+            stacklevel=2,
         )
 
     def _replace(self, captions: Captions) -> None:
         """Fills gaps with captions of the same prompt that the group does not have; what is not there stays masked."""
-        own = self.enhancer
+        enhancer = self.enhancer
         for p, prompt in enumerate(self.prompts):
             for r in range(self.branches):
                 there = {view[p][r] for view in captions} | {prompt}
-                rng = np.random.default_rng([own.seed, 14, self.iteration, p, r])
-                left = [t for t in own.spare(prompt) if t not in there]
-                left = [left[i] for i in rng.permutation(len(left))]
+                rng = np.random.default_rng([enhancer.seed, 14, self.iteration, p, r])
+                unused = [t for t in enhancer.spare(prompt) if t not in there]
+                unused = [unused[i] for i in rng.permutation(len(unused))]
                 for view in captions:
-                    if view[p][r] is None and left:
-                        view[p][r] = own.fit(left.pop())
-                        own.counts["replaced"] += 1
+                    if view[p][r] is None and unused:
+                        view[p][r] = enhancer.fit(unused.pop())
+                        enhancer.counts["replaced"] += 1

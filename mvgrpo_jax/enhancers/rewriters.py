@@ -64,7 +64,9 @@ class LlmRewriter:
         if operation == "deletion" and len(content(prompt)) < 2:
             return None
 
-        accept = lambda answer, finish: self.accepted(prompt, answer, finish, operation)
+        def accept(answer: str, finish: str) -> str:
+            return self.accepted(prompt, answer, finish, operation)
+
         messages, seed = self.messages(prompt, operation, memory), int(rng.integers(2**31))
         return await self.service.ask(messages, accept, seed=seed, answers=1)
 
@@ -96,9 +98,8 @@ def unfaithful(prompt: str, text: str, operation: str) -> str:
     old, new = content(prompt), content(text)
     if not new:
         return "empty"
-    known = lambda word, others: any(word == o or (len(word) > 3 and word[:4] == o[:4]) for o in others)
-    kept = sum(known(w, new) for w in old) / max(1, len(old))
-    taken = sum(known(w, old) for w in new) / len(new)
+    kept = sum(_recurs(word, new) for word in old) / max(1, len(old))
+    taken = sum(_recurs(word, old) for word in new) / len(new)
     if operation == "addition":
         return "length" if len(new) <= len(old) else "meaning" if kept < 0.5 else ""
     if operation == "deletion":
@@ -106,3 +107,7 @@ def unfaithful(prompt: str, text: str, operation: str) -> str:
     if not 0.5 * len(old) <= len(new) <= 2 * len(old) + 2:
         return "length"
     return "meaning" if kept < 0.3 else ""
+
+
+def _recurs(word: str, others: list[str]) -> bool:
+    return any(word == other or (len(word) > 3 and word[:4] == other[:4]) for other in others)

@@ -64,7 +64,9 @@ class VlmCaptioner:
         return [{"role": "user", "content": parts}]
 
     async def caption(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str:
-        accept = lambda text, finish: clean(text, finish, self.language)
+        def accept(answer: str, finish: str) -> str:
+            return clean(answer, finish, self.language)
+
         messages = await asyncio.to_thread(self.messages, image, perspective)
         return await self.service.ask(messages, accept, seed=seed, deadline=deadline)
 

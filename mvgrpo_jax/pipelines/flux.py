@@ -35,12 +35,13 @@ def _fields(kind: type, config: dict) -> dict:
     return {f.name: config[f.name] for f in dataclasses.fields(kind) if config.get(f.name) is not None}
 
 
-def config_of(kind: type, config: dict, where: str = "config.json"):
-    """A config dataclass from a config.json, which may hold other fields too."""
+def config_of(kind: type, config: dict, source: str = "config.json"):
+    """A config dataclass from a config.json, which may hold other fields too. source: what messages call the file. UserError
+    for values that the dataclass refuses."""
     try:
         return kind(**_fields(kind, config))
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(f"{source}: {error}") from None
 
 
 @dataclasses.dataclass
@@ -104,14 +105,14 @@ def placements(net: Network, mesh):
     return of
 
 
-def check_channels(flux_config: flux.FluxConfig, vae_config: vae.VaeConfig, where: str | Path) -> None:
+def check_channels(flux_config: flux.FluxConfig, vae_config: vae.VaeConfig, source: str | Path) -> None:
     """UserError unless the transformer reads and writes just the VAE's packed latents, 2 x 2 positions a token."""
     packed = 4 * vae_config.latent_channels
     read, written = flux_config.in_channels, flux_config.out_channels or flux_config.in_channels
     if (read, written) == (packed, packed):
         return
     raise UserError(
-        f"{where}: the transformer has {read} input and {written} output channels, but its VAE gives {packed} (4 x its "
+        f"{source}: the transformer has {read} input and {written} output channels, but its VAE gives {packed} (4 x its "
         f"{vae_config.latent_channels} latent channels). Flux Fill (384 input channels) and Flux Control, such as Depth and "
         "Canny (128), read a picture beside the text and are not supported; use a text-to-image pipeline such as FLUX.1-dev"
     )

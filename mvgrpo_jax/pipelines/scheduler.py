@@ -41,9 +41,9 @@ class Scheduler:
     stochastic_sampling: bool = False
 
     @classmethod
-    def read(cls, config: dict, where: str = "scheduler_config.json") -> Scheduler:
+    def read(cls, config: dict, source: str = "scheduler_config.json") -> Scheduler:
         """From the content of a scheduler_config.json. UserError: another class, or a key or value that is not supported."""
-        check_class(config.get("_class_name", CLASS), where)
+        check_class(config.get("_class_name", CLASS), source)
         known = {f.name: f for f in dataclasses.fields(cls)}
         ignored = []
         for key, value in config.items():
@@ -51,37 +51,41 @@ class Scheduler:
                 continue
             if SHAPING.search(key):
                 raise UserError(
-                    f"{where}: {key} = {value!r} is not an option of {CLASS};{did_you_mean(key, known)} it may ask for other "
+                    f"{source}: {key} = {value!r} is not an option of {CLASS};{did_you_mean(key, known)} it may ask for other "
                     "sigmas: remove it if it is not meant"
                 )
             ignored.append(key)
         if ignored:
-            warnings.warn(f"{where}: {', '.join(sorted(ignored))} ignored, as diffusers does", stacklevel=2)
+            warnings.warn(f"{source}: {', '.join(sorted(ignored))} ignored, as diffusers does", stacklevel=2)
         given = {key: config[key] for key in known if key in config}
         for key, value in given.items():
-            _check(key, value, known[key].default, where)
+            _check(key, value, known[key].default, source)
         made = cls(**given)
-        made.check(where)
+        made.check(source)
         return made
 
-    def check(self, where: str) -> None:
+    def check(self, source: str) -> None:
         """UserError where options do not go together."""
         if self.stochastic_sampling:
             raise UserError(
-                f"{where}: stochastic_sampling is not supported, which draws new noise at every step; expected false (the SDE "
+                f"{source}: stochastic_sampling is not supported, which draws new noise at every step; expected false (the SDE "
                 "solvers here have noise levels of their own)"
             )
         if len(chosen := [key for key in SPACINGS if getattr(self, key)]) > 1:
-            raise UserError(f"{where}: only one of {', '.join(SPACINGS)} may be true, found {', '.join(chosen)}")
+            raise UserError(f"{source}: only one of {', '.join(SPACINGS)} may be true, found {', '.join(chosen)}")
         if self.time_shift_type not in TIME_SHIFTS:
-            raise UserError(f"{where}: time_shift_type must be one of {', '.join(TIME_SHIFTS)}, found {self.time_shift_type!r}")
+            raise UserError(
+                f"{source}: time_shift_type must be one of {', '.join(TIME_SHIFTS)}, found {self.time_shift_type!r}"
+            )
         for key, value in (("shift", self.shift), ("num_train_timesteps", self.num_train_timesteps)):
             if value <= 0:
-                raise UserError(f"{where}: {key} must be positive, found {value}")
+                raise UserError(f"{source}: {key} must be positive, found {value}")
         if self.shift_terminal is not None and not 0 <= self.shift_terminal < 1:
-            raise UserError(f"{where}: shift_terminal must be at least 0 (none) and below 1, found {self.shift_terminal}")
+            raise UserError(f"{source}: shift_terminal must be at least 0 (none) and below 1, found {self.shift_terminal}")
         if self.base_image_seq_len == self.max_image_seq_len:
-            raise UserError(f"{where}: base_image_seq_len and max_image_seq_len must differ, both are {self.max_image_seq_len}")
+            raise UserError(
+                f"{source}: base_image_seq_len and max_image_seq_len must differ, both are {self.max_image_seq_len}"
+            )
 
     @property
     def time_scale(self) -> float:
@@ -123,22 +127,22 @@ class Scheduler:
         return mu
 
 
-def check_class(name: str, where: str) -> None:
+def check_class(name: str, source: str) -> None:
     """UserError for another scheduler than the one that is supported."""
     if name != CLASS:
-        raise UserError(f"{where}: the scheduler {name} is not supported; expected {CLASS}, FLUX's own")
+        raise UserError(f"{source}: the scheduler {name} is not supported; expected {CLASS}, FLUX's own")
 
 
-def _check(key: str, value: object, default: object, where: str) -> None:
+def _check(key: str, value: object, default: object, source: str) -> None:
     """UserError unless a value has its option's type."""
     if key == "shift_terminal" and value is None:
         return
     if isinstance(default, (bool, str)):
         good, expected = isinstance(value, type(default)), "true or false" if isinstance(default, bool) else "a string"
     else:
-        whole = isinstance(default, int)
+        is_integer = isinstance(default, int)
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        good = good and (not whole or value == int(value))
-        expected = "a whole number" if whole else "a number"
+        good = good and (not is_integer or value == int(value))
+        expected = "a whole number" if is_integer else "a number"
     if not good:
-        raise UserError(f"{where}: {key} must be {expected}, found {value!r}")
+        raise UserError(f"{source}: {key} must be {expected}, found {value!r}")

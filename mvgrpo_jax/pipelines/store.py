@@ -50,9 +50,9 @@ class Store:
             return self.held[text]
         if self.folder and (path := self.path(text)).exists():
             files = TensorFiles(path)
-            found = files.read("txt"), files.read("pooled")
-            self._hold(text, found)
-            return found
+            encoded = files.read("txt"), files.read("pooled")
+            self._hold(text, encoded)
+            return encoded
         return None
 
     def put(self, text: str, encoded: Encoded) -> None:

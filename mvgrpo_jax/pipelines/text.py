@@ -19,10 +19,10 @@ def tokenize(pipeline: Pipeline, texts: list[str], max_sequence_length: int) -> 
     for i, text in enumerate(texts):
         if ids_t5[i][-1] == pipeline.tokenizer_2.pad_token_id:
             continue
-        whole = pipeline.tokenizer_2(text)["input_ids"]
-        if len(whole) > max_sequence_length:
-            lost = pipeline.tokenizer_2.decode(whole[max_sequence_length - 1 : -1]).strip()
-            warnings.append(f"prompt of {len(whole)} tokens is cut to {max_sequence_length}; lost: {lost!r}")
+        uncut = pipeline.tokenizer_2(text)["input_ids"]
+        if len(uncut) > max_sequence_length:
+            lost = pipeline.tokenizer_2.decode(uncut[max_sequence_length - 1 : -1]).strip()
+            warnings.append(f"prompt of {len(uncut)} tokens is cut to {max_sequence_length}; lost: {lost!r}")
     return np.asarray(ids_clip, np.int32), np.asarray(ids_t5, np.int32), warnings
 
 

@@ -22,7 +22,7 @@ class Preprocess:
     std: tuple[float, ...]
 
     @classmethod
-    def read(cls, config: dict, side: int, where: str = "preprocessor_config.json") -> Preprocess:
+    def read(cls, config: dict, side: int, source: str = "preprocessor_config.json") -> Preprocess:
         """From the content of a preprocessor_config.json for a tower of this image size. UserError: it asks for something
         else than the shorter side resized by bicubic interpolation, the centre cropped, and the channels normalised."""
         size = config.get("size", {"shortest_edge": side})
@@ -31,17 +31,17 @@ class Preprocess:
         crop = crop if isinstance(crop, dict) else {"height": crop, "width": crop}
         if shortest != side or crop != {"height": side, "width": side}:
             raise UserError(
-                f"{where}: expected size with shortest_edge {side} and crop_size of {side} x {side}, the tower's image_size; "
+                f"{source}: expected size with shortest_edge {side} and crop_size of {side} x {side}, the tower's image_size; "
                 f"found size {size} and crop_size {config.get('crop_size')}"
             )
         for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
             if config.get(key, True) is not True:
-                raise UserError(f"{where}: {key} must be true, found {config[key]!r}")
+                raise UserError(f"{source}: {key} must be true, found {config[key]!r}")
         if config.get("resample", CUBIC) != CUBIC:
-            raise UserError(f"{where}: resample must be {CUBIC} (bicubic), found {config['resample']!r}")
+            raise UserError(f"{source}: resample must be {CUBIC} (bicubic), found {config['resample']!r}")
         for key in ("image_mean", "image_std"):
             if len(config.get(key) or ()) != 3:
-                raise UserError(f"{where}: expected three numbers under {key}, found {config.get(key)!r}")
+                raise UserError(f"{source}: expected three numbers under {key}, found {config.get(key)!r}")
         return cls(side, tuple(config["image_mean"]), tuple(config["image_std"]))
 
     def resized(self, height: int, width: int) -> tuple[int, int]:

@@ -44,16 +44,16 @@ def make_judges(words: list[str]) -> dict[str, Reward]:
 def find_pictures(given: list[Path]) -> list[Path]:
     """Files as they are named, and of a folder those with a picture's extension, by name, without the contact sheet that the
     sample command leaves there. UserError when there is none."""
-    found = []
+    files = []
     for path in given:
         if not path.is_dir():
-            found.append(path)
+            files.append(path)
             continue
         inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in EXTENSIONS and p.name != SHEET and p.is_file()]
         if not inside:
             raise UserError(f"{path}: no pictures there; expected files with {', '.join(EXTENSIONS)}")
-        found += inside
-    return found
+        files += inside
+    return files
 
 
 def as_rgb(image: Image.Image) -> tuple[np.ndarray, str]:

@@ -82,7 +82,10 @@ def test_the_drift_is_the_difference_of_log_densities(tmp_path):
     "words, message",
     [
         (["--pairs", "0"], "--pairs and --views must be at least 1"),
-        (["--config.views.enhancer=none"], "set config.views.enhancer to embedded or vlm"),
+        (
+            ["--config.views.enhancer=offline", "--config.views.file={tmp}/captions.jsonl"],
+            "set config.views.enhancer to embedded or vlm",
+        ),
         (["--checkpoint", "{tmp}/nothing"], "holds no checkpoint"),
         (["--config.algorithm.name=branchgrpo", "--config.group_size=4"], "has no drift by step"),
         (["--config.algorithm.name=diffusion_nft"], "has no transition densities"),
