@@ -37,7 +37,7 @@ class Chooser:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """plan: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, trajectory, memory): who gets
+    """graph: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, trajectory, memory): who gets
     credit, from {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree. objective: what is minimised. select: which
     transitions train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps
     after that iteration, None where the current policy samples. chooser: None where every prompt is kept."""

@@ -65,7 +65,7 @@ def combine(
 
 
 def tree_advantage(reward: jax.Array, log_prob: jax.Array, graph: RolloutGraph, *, fusion: float = 0.0, **options) -> jax.Array:
-    """Advantages of a tree's edges in the plan's blocks [V, P, B, G] from its leaves' rewards [V, P, 1, G].
+    """Advantages of a tree's edges in the graph's blocks [V, P, B, G] from its leaves' rewards [V, P, 1, G].
 
     A node's reward is the mean of the leaves below it, weighted by softmax(fusion x log-probability of the path from the node
     to the leaf), log_prob [P, B, G] being the edges'; it is compared with the nodes of its own depth (BranchGRPO, arXiv

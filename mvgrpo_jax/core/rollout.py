@@ -1,4 +1,4 @@
-"""Drawing the samples: a plan's segments as compiled loops over one body."""
+"""Drawing the samples: a rollout graph's segments as compiled loops over one body."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _draw(kernel, grid, x_t, v, i, each: int, scale: float, noise: Noise) -> jax
 
 
 def _tail(velocity, graph: RolloutGraph, grid: Grid, x: jax.Array, moved) -> jax.Array:
-    """The ODE from the end of the segments to the picture, on a coarser grid where the plan says so."""
+    """The ODE from the end of the segments to the picture, on a coarser grid where the graph says so."""
     if graph.end >= graph.steps:
         return x
     first = graph.end + moved
@@ -174,7 +174,7 @@ def _tail(velocity, graph: RolloutGraph, grid: Grid, x: jax.Array, moved) -> jax
 def _gather(graph: RolloutGraph, kernel: Kernel, grid: Grid, recorded: list, moved) -> Transitions | None:
     """Blocks [P, B, M] of what the segments recorded, with M states and G draws each.
 
-    Where all steps have the plan's M states they are stacked. A tree's edges, fewer at its root, are laid end to end with
+    Where all steps have the graph's M states they are stacked. A tree's edges, fewer at its root, are laid end to end with
     their own states and cut into blocks of G; the last block is filled up with the last edge.
     """
     if not recorded:

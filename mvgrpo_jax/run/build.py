@@ -41,6 +41,10 @@ class Outline(NamedTuple):
     enhancer: Enhancer | None
     budget: Budget
 
+    def close(self) -> None:
+        if self.enhancer:
+            self.enhancer.close()
+
     def describe(self) -> str:
         """What an iteration costs, and on what it runs."""
         devices = list(self.mesh.devices.flat)
@@ -99,8 +103,9 @@ def outline(config) -> Outline:
         )
     held_out = load_prompts(config.prompts.eval, config.prompts.eval_count, held_out=True) if config.eval.every else []
     text = TextEncoder.of(config, programs, pipeline)
+    cost = budget.of(config, programs)
     enhancer = enhancers.make(config, prompts, text.fit)
-    return Outline(config, mesh, pipeline, programs, text, prompts, held_out, enhancer, budget.of(config, programs))
+    return Outline(config, mesh, pipeline, programs, text, prompts, held_out, enhancer, cost)
 
 
 def check_chunks(config, programs: Programs) -> None:
@@ -115,44 +120,46 @@ def check_chunks(config, programs: Programs) -> None:
 def build(config) -> tuple[Run, Params]:
     """The run of a config, and the parameters that its training starts from. Raises UserError, before weights are read
     wherever that is possible."""
-    plan = outline(config)
+    return load(outline(config))
+
+
+def load(outlined: Outline) -> tuple[Run, Params]:
+    """Reads the weights of an outlined run onto its mesh. What the outline holds is the run's then, or closed by an error."""
     try:
-        return load(plan)
+        return _load(outlined)
     except BaseException:
-        if plan.enhancer:
-            plan.enhancer.close()
+        outlined.close()
         raise
 
 
-def load(plan: Outline) -> tuple[Run, Params]:
-    """Reads the weights of an outlined run onto its mesh."""
-    config, pipeline, programs, text = plan.config, plan.pipeline, plan.programs, plan.text
+def _load(outlined: Outline) -> tuple[Run, Params]:
+    config, pipeline, programs, text = outlined.config, outlined.pipeline, outlined.programs, outlined.text
     adapters = export.starting_adapters(config, programs) if programs.lora else None
     judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
     dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
     if not programs.lora:
         dtypes["transformer"] = dtype_of(config.train.param_dtype)
-    pipelines.read(pipeline, dtype=dtypes, mesh=plan.mesh)
+    pipelines.read(pipeline, dtype=dtypes, mesh=outlined.mesh)
     if config.text.drop_encoders:
-        captions = plan.enhancer.known() if plan.enhancer else []
+        captions = outlined.enhancer.known() if outlined.enhancer else []
         if captions is None:
             raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
-        text.encode_all(plan.prompts + plan.held_out + captions)
+        text.encode_all(outlined.prompts + outlined.held_out + captions)
     transformer = pipeline.params.pop("transformer")
     initial = adapters if programs.lora else transformer
     algorithm = programs.algorithm
-    eager = plan.enhancer is not None and plan.enhancer.eager
+    eager = outlined.enhancer is not None and outlined.enhancer.eager
     run = Run(
         config=config,
-        mesh=plan.mesh,
+        mesh=outlined.mesh,
         pipeline=pipeline,
         programs=programs,
         text=text,
-        prompts=plan.prompts,
-        enhancer=plan.enhancer,
+        prompts=outlined.prompts,
+        enhancer=outlined.enhancer,
         judges=judges,
         weights={name: weight for name, weight in config.rewards.items() if weight},
-        evaluation=Evaluation(programs, plan.held_out, text.encode, judges) if config.eval.every else None,
+        evaluation=Evaluation(programs, outlined.held_out, text.encode, judges) if config.eval.every else None,
         frozen=transformer if programs.lora else None,
         reference=jax.tree.map(jnp.copy, initial) if algorithm.objective.reference else None,
         overlap=eager and config.views.overlap and algorithm.graph.separable and not algorithm.chooser,

@@ -57,13 +57,13 @@ def train(config, workdir: str | Path) -> Path:
         (workdir / "eval").mkdir(exist_ok=True)
         if hosts.is_chief():
             export.check_destination(config, workdir)
-        plan = outline(config)
-        say(plan.describe())
-        run, initial = load(plan)
+        outlined = outline(config)
+        say(outlined.describe())
+        run, initial = load(outlined)
         try:
             with jax.set_mesh(run.mesh):
                 progress = begin(run, initial, workdir)
-                del initial  # the state holds it now, and donates it to the first update
+                del initial  # the state holds it now
                 return Loop(run, workdir, progress).run_to_the_end()
         finally:
             run.close()
@@ -71,10 +71,9 @@ def train(config, workdir: str | Path) -> Path:
 
 def dry_run(config) -> str:
     """Checks a config on shapes and says what an iteration costs and on what it runs; nothing is read or written."""
-    plan = outline(config)
-    if plan.enhancer:
-        plan.enhancer.close()
-    return plan.describe()
+    outlined = outline(config)
+    outlined.close()
+    return outlined.describe()
 
 
 def begin(run: Run, initial: Params, workdir: Path) -> Progress:
