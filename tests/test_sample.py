@@ -57,6 +57,21 @@ def test_a_picture_does_not_depend_on_its_batch(random_pipeline, tmp_path):
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+def test_a_picture_does_not_depend_on_the_batch(random_pipeline, tmp_path):
+    """By the ODE and by the SDE, whose noise is each picture's own."""
+    base = ["--pipeline", str(random_pipeline("narrow")), "--steps", "3", "--save-npy", "--seed", "5"]
+    base += [word for text in ("a cross", "a circle", "a square") for word in ("--prompt", text)]
+    for solver in ("ode", "sde"):
+        found = {}
+        for batch in ("1", "2", "3"):
+            out = tmp_path / solver / batch
+            sample.main([*base, "--solver", solver, "--batch", batch, "--out", str(out)])
+            found[batch] = np.load(out / "images.npy")
+        np.testing.assert_allclose(found["1"], found["3"], atol=1e-4)
+        np.testing.assert_allclose(found["2"], found["3"], atol=1e-4)
+    assert np.abs(found["3"] - np.load(tmp_path / "ode" / "3" / "images.npy")).max() > 1e-2
+
+
 def test_sde_solver_and_bfloat16_paint_finite_pictures(random_pipeline, tmp_path):
     args = ["--pipeline", str(random_pipeline("guided")), "--prompt", "a cross", "--steps", "3", "--solver", "sde"]
     sample.main([*args, "--dtype", "bfloat16", "--save-npy", "--out", str(tmp_path)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def load(folder: str | Path, dtype=jnp.float32, lora_path: Path | None = None) -
 
 
 def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *, solver: str = "ode", eta: float = 0.7):
-    """A jitted (params of all components, ids_clip, ids_t5, latents [N, L, C], key) -> pictures [N, H, W, 3] in [0, 1].
+    """A jitted (params of all components, ids_clip, ids_t5, latents [N, L, C], keys [N]) -> pictures [N, H, W, 3] in [0, 1].
+    keys: of each picture's own noise, which the SDE adds.
 
     UserError: an SDE over sigmas that rise.
     """
@@ -46,14 +48,17 @@ def sampler(pipeline: pipelines.Pipeline, policy: Policy, sigmas: np.ndarray, *,
     grid = rollout.Grid(jnp.asarray(sigmas, jnp.float32), jnp.asarray(g, jnp.float32))
 
     @jax.jit
-    def run(params, ids_clip, ids_t5, latents, key):
+    def run(params, ids_clip, ids_t5, latents, keys):
         condition = pipelines.encode(pipeline, params, ids_clip, ids_t5, policy.dtype)
 
         def velocity(x, sigma):
             return policy.velocity(params["transformer"], x, sigma, condition)
 
-        noise = rollout.normals(key) if solver == "sde" else None
-        x0 = rollout.walk(velocity, kernel, grid, latents[:, None], 0, len(g), np.arange(0), 0, noise)[0]
+        def noise(i, shape):
+            return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape[1:]))(keys)
+
+        source = noise if solver == "sde" else None
+        x0 = rollout.walk(velocity, kernel, grid, latents[:, None], 0, len(g), np.arange(0), 0, source)[0]
         return pipelines.decode(pipeline, params["vae"], x0[:, 0], policy.grid, policy.dtype)
 
     return run
@@ -103,15 +108,16 @@ class Painter:
     ) -> np.ndarray:
         """Pictures float32 [N, H, W, 3] in [0, 1] of N texts and initial latents [N, L, C], at most `batch` at a time.
 
-        The last batch is padded by its last row, so that one program is compiled. seed: of the SDE's noise, which depends on
-        the batch; pictures of the ODE do not. painted(count): called after each batch. ValueError: seed not of 64 bits.
+        The last batch is padded by its last row, so that one program is compiled. seed: of the SDE's noise; picture i depends
+        on (seed, i) alone, whatever the batch. painted(count): called after each batch. ValueError: seed not of 64 bits.
         """
         total = len(latents)
-        size, key, batches = min(batch, total), seeds.key(seed), []
+        size, batches = min(batch, total), []
+        keys = jax.vmap(functools.partial(jax.random.fold_in, seeds.key(seed)))(jnp.arange(total))
         for first in range(0, total, size):
             rows = np.minimum(np.arange(first, first + size), total - 1)
             ids = (ids[rows] for ids in texts)
-            images = self.run(self.pipeline.params, *ids, latents[rows], jax.random.fold_in(key, first))
+            images = self.run(self.pipeline.params, *ids, latents[rows], keys[rows])
             batches.append(np.asarray(images)[: total - first])
             painted(len(batches[-1]))
         return np.concatenate(batches)
