@@ -247,6 +247,8 @@ def _content(answer: Any) -> tuple[str, str]:
         raise _Malformed("an answer without choices")
     message = getattr(choices[0], "message", None)
     text = getattr(message, "content", None)
+    if isinstance(text, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in text):
+        text = "".join(part["text"] for part in text)  # some servers send the parts that requests are made of
     if text is not None and not isinstance(text, str):
         raise _Malformed("an answer whose content is no text")
     if not (text or "").strip():

@@ -2,6 +2,7 @@
 
 import asyncio
 import email.utils
+import json
 import ssl
 import threading
 import time
@@ -105,6 +106,15 @@ def test_faults_and_rejected_answers_have_a_budget_each():
     with FaultServer(*[status("500 x")] * 4, then=says(OK)) as server:
         (failure,), _, _ = ask(server, answers=1, retries=3)
     assert failure.reason == "server error" and failure.rejected == "" and len(server.requests) == 4
+
+
+def test_an_answer_in_parts_is_their_text():
+    parts = [{"type": "text", "text": OK[:9]}, {"type": "text", "text": OK[9:]}]
+    body = completion("x").replace(b'"content": "x"', b'"content": ' + json.dumps(parts).encode())
+    assert body != completion("x")
+    with FaultServer(then=raw(body)) as server:
+        (answer,), _, counts = ask(server)
+    assert answer == OK and counts["attempts"] == 1
 
 
 def test_a_caption_of_100_kb_is_cut_to_a_paragraph():
