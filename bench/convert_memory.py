@@ -75,7 +75,7 @@ def place(work: Path) -> None:
     from mvgrpo_jax.convert.weights import import_params
     from mvgrpo_jax.models import flux
     from mvgrpo_jax.parallel.mesh import make_mesh
-    from mvgrpo_jax.pipelines import placements
+    from mvgrpo_jax.parallel.rules import placements
 
     net = flux.flux(flux.FluxConfig())
     mesh = make_mesh(fsdp=8)

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from mvgrpo_jax import evaluate, rewards, sample
+from mvgrpo_jax.rewards import scoring
+from mvgrpo_jax.run.pictures import to_uint8
 
 PROMPTS = ["a small red circle top-left", "a large blue square center"]
 
@@ -31,7 +33,7 @@ def test_scores_are_those_of_the_pictures_that_sample_paints(prompts, tmp_path, 
     images = np.load(tmp_path / "sample" / "images.npy")
     assert images.shape == (2, 32, 32, 3) and set(got) == {"scene", "clip"}
     for (name, summary), line in zip(got.items(), printed, strict=True):
-        a, b = rewards.make(name).score(images[:, None, None], [[[p] for p in PROMPTS]]).ravel()
+        a, b = scoring.score_pictures(rewards.Panel({name: rewards.make(name)}), to_uint8(images), [PROMPTS])[name][0]
         assert summary == pytest.approx({"mean": (a + b) / 2, "stderr": abs(a - b) / 2 / 2**0.5}, abs=1e-4)
         assert line == f"{name}: {summary['mean']:.4f} +- {summary['stderr']:.4f} over 2 prompts"
     with Image.open(tmp_path / "out" / "sheet.png") as sheet:

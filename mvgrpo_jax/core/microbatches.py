@@ -75,7 +75,8 @@ def cut(batch: Batch, counts: Counts) -> Microbatch:
 def _split(a: jax.Array, axes: tuple[str | None, ...], counts: Counts) -> jax.Array:
     """A leaf whose first dimensions are `axes`: parts in front, one dimension for each of AXES, then what a part holds.
 
-    Prompts are dealt out (every n-th belongs to one part), so that each part stays spread over the devices that hold them.
+    Prompts and views are dealt out (every n-th belongs to one part), so that each part stays spread over the devices that hold
+    them.
     """
     shape: list[int] = []
     parts: dict[str, int] = {}  # where in `shape` the parts of an axis are counted
@@ -89,7 +90,11 @@ def _split(a: jax.Array, axes: tuple[str | None, ...], counts: Counts) -> jax.Ar
         elif axis == "block":
             parts["block"] = len(shape)
             shape.append(size)
-        elif axis:
+        elif axis == "view":
+            content.append(len(shape))
+            parts[axis] = len(shape) + 1
+            shape += [size // counts.view, counts.view]
+        elif axis:  # the states' draws lie beside each other
             parts[axis] = len(shape)
             content.append(len(shape) + 1)
             shape += [getattr(counts, axis), size // getattr(counts, axis)]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mvgrpo_jax.core.structs import Condition
 from mvgrpo_jax.models import flux, lora
 from mvgrpo_jax.models.module import Network, Params, cast
-from mvgrpo_jax.parallel.rules import constrain
+from mvgrpo_jax.parallel import rules
 
 
 def assemble(trained: Params, frozen: Params | None) -> Params:
@@ -44,16 +44,16 @@ class Policy:
 
     def velocity(self, params: Params, x: jax.Array, sigma: jax.Array, condition: Condition) -> jax.Array:
         """x: [P, n, L, C]; sigma: [], [n] or [P, n]; condition: leading [P], shared by a prompt's n lanes. Returns float32 like
-        x."""
+        x. Prompts x lanes are spread over the devices."""
         prompts, lanes = x.shape[:2]
 
         def for_each_lane(a):
-            return jnp.repeat(a, lanes, 0) if lanes > 1 else a
+            return rules.flatten(jnp.broadcast_to(a[:, None], (prompts, lanes, *a.shape[1:])))
 
-        flat = constrain(x.reshape(prompts * lanes, *x.shape[2:]), "batch")
-        sigmas = jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (prompts, lanes)).reshape(-1)
+        flat = rules.flatten(x)
+        sigmas = rules.flatten(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (prompts, lanes)))
         sigmas = TIMESTEPS[self.timestep](sigmas) * self.time_scale
-        guidance = jnp.full((prompts * lanes,), self.guidance, jnp.float32)
+        guidance = jnp.full((len(flat),), self.guidance, jnp.float32)
         v = self.network(
             cast(params, self.dtype),
             flat.astype(self.dtype),
@@ -63,4 +63,4 @@ class Policy:
             flux.latent_ids(*self.grid),
             guidance,
         )
-        return constrain(v.astype(jnp.float32), "batch").reshape(x.shape)
+        return rules.unflatten(v.astype(jnp.float32), prompts)[:, :lanes]

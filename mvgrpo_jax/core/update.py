@@ -20,6 +20,7 @@ from mvgrpo_jax.core.precision import masters_of
 from mvgrpo_jax.core.reductions import Max, Mean, Metric
 from mvgrpo_jax.core.structs import Batch, Condition, Old, TrainState
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel import rules
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,6 +30,8 @@ class Updater:
     follows: whether a sampling policy beside the trained one is kept. ema(step) -> decay of the weight average, None for no
     average. view_chunk, prompt_chunk, state_chunk: how many views, prompts and states a microbatch holds (0: all).
     minibatches: parts of the prompts that get an optimiser step each; per_step: an optimiser step after each block too.
+    spread_views: whether the devices that share a prompt split its views among them, whose number must divide; else they split
+    its states.
     """
 
     policy: Policy
@@ -41,6 +44,7 @@ class Updater:
     state_chunk: int = 0
     minibatches: int = 1
     per_step: bool = False
+    spread_views: bool = False
 
     def init(self, params) -> TrainState:
         opt_state = self.optimizer.init(params)
@@ -55,6 +59,18 @@ class Updater:
         """The velocity of some parameters (None where they are None) under one view."""
         return params and (lambda x, s: self.policy.velocity(params, x, s, condition))
 
+    def over_views(self, one_view: Callable) -> Callable:
+        """one_view for all views at once, split over the lanes of the mesh where views are what is spread."""
+        if not self.spread_views:
+            return jax.vmap(one_view)
+
+        def run(*of_views):
+            with rules.lanes_taken():
+                lanes = rules.RULES["lanes"]
+                return jax.vmap(one_view, spmd_axis_name=lanes)(*of_views)
+
+        return run
+
     def old_densities(self, params, batch: Batch) -> Old:
         """What ratios compare with, under the rollout's parameters and each view."""
 
@@ -66,7 +82,7 @@ class Updater:
                 density = self.objective.density(self.field(params, condition), transition)
                 return density.log_prob, density.mean if self.objective.keeps_mean else None
 
-            return jax.vmap(one_view)(views_of_block(batch.views, b))
+            return self.over_views(one_view)(views_of_block(batch.views, b))
 
         densities = jax.lax.map(of_block, jnp.arange(batch.weight.shape[2]))  # [B, V, Q, P, ...]
         return Old(*(a if a is None else jnp.moveaxis(a, (0, 2), (2, 3)) for a in densities))
@@ -84,7 +100,7 @@ class Updater:
             transition = Transition(micro.x_t, micro.x_next, micro.steps, advantage, old, micro.recorded, is_prompt)
             return self.objective.loss(fields, transition)
 
-        loss, metrics = jax.vmap(one_view)(micro.views, micro.advantage, micro.old, micro.is_prompt)
+        loss, metrics = self.over_views(one_view)(micro.views, micro.advantage, micro.old, micro.is_prompt)
         return (micro.weight * loss).sum(), {n: m.weighted(micro.weight).reduce() for n, m in metrics.items()}
 
     def counts(self, batch: Batch) -> Counts:

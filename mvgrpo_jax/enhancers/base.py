@@ -8,29 +8,34 @@ import numpy as np
 
 from mvgrpo_jax.core.structs import Captions
 
+# {(prompt, sample): uint8 [H, W, 3]} of a branch
+Pictures = dict[tuple[int, int], np.ndarray]
+
 
 class Session(Protocol):
     """The captions of one rollout: pictures come in branch by branch, captions are fetched when all are in."""
 
-    def add(self, branch: int, images: np.ndarray) -> None:
-        """Pictures float32 [P, G, H, W, 3] in [0, 1] of a branch. Returns at once; work goes on behind."""
+    def add(self, branch: int, images: Pictures) -> None:
+        """Those of a branch's pictures that belong to this process. Returns at once; work goes on behind."""
 
     def collect(self) -> Captions:
-        """captions [K][P][R], None where one is missing. Waits for them."""
+        """captions [K][P][R], None where one is missing, of the pictures of all processes, which call this together. Waits for
+        them."""
 
 
 class Enhancer(Protocol):
     """Writes K further captions for each prompt and branch.
 
-    begin(iteration, prompts [P], branches R) -> Session. What is asked depends on these and the run's seed alone, so that a
-    resumed run repeats it. known() -> every caption it can write, or None when that is not known beforehand. eager: whether
-    it gains from having the pictures of a branch before those of the others. log() -> metrics since the last call.
+    begin(iteration, prompts [P], branches R, group S) -> Session of R branches of S pictures. What is asked depends on these
+    and the run's seed alone, so that a resumed run repeats it. known() -> every caption it can write, or None when that is not
+    known beforehand. eager: whether it gains from having the pictures of a branch before those of the others. log() -> metrics
+    since the last call.
     """
 
     count: int
     eager: bool
 
-    def begin(self, iteration: int, prompts: list[str], branches: int) -> Session: ...
+    def begin(self, iteration: int, prompts: list[str], branches: int, group: int) -> Session: ...
 
     def known(self) -> list[str] | None: ...
 
@@ -40,8 +45,8 @@ class Enhancer(Protocol):
 
 
 def enhance(enhancer: Enhancer, iteration: int, prompts: list[str], images: np.ndarray) -> Captions:
-    """All branches at once: images [P, R, G, H, W, 3] -> captions [K][P][R]."""
-    session = enhancer.begin(iteration, prompts, images.shape[1])
+    """All branches at once, in a run of one process: images uint8 [P, R, S, H, W, 3] -> captions [K][P][R]."""
+    session = enhancer.begin(iteration, prompts, images.shape[1], images.shape[2])
     for branch in range(images.shape[1]):
-        session.add(branch, images[:, branch])
+        session.add(branch, {(p, s): images[p, branch, s] for p, s in np.ndindex(images.shape[0], images.shape[2])})
     return session.collect()

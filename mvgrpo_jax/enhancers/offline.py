@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mvgrpo_jax.core.structs import Captions
+from mvgrpo_jax.enhancers.base import Pictures
 from mvgrpo_jax.errors import UserError
 
 
@@ -63,7 +64,8 @@ class FileEnhancer:
     def known(self) -> list[str]:
         return [text for texts in self.table.values() for text in texts]
 
-    def begin(self, iteration: int, prompts: list[str], branches: int) -> FileSession:
+    def begin(self, iteration: int, prompts: list[str], branches: int, group: int) -> FileSession:
+        del group
         return FileSession(self, iteration, prompts, branches)
 
     def log(self) -> dict[str, float]:
@@ -82,7 +84,7 @@ class FileSession:
     prompts: list[str]
     branches: int
 
-    def add(self, branch: int, images: np.ndarray) -> None:
+    def add(self, branch: int, images: Pictures) -> None:
         pass
 
     def collect(self) -> Captions:

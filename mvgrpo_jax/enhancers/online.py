@@ -16,10 +16,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Protocol
 
-import jax
 import numpy as np
 
 from mvgrpo_jax.core.structs import Captions
+from mvgrpo_jax.enhancers.base import Pictures
 from mvgrpo_jax.enhancers.perspectives import Perspective
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import exchange
@@ -33,7 +33,7 @@ class Outage(UserError):
 
 
 class Captioner(Protocol):
-    """caption(image float32 [H, W, 3] in [0, 1], perspective, seed, deadline of time.monotonic()) -> a clean caption.
+    """caption(image uint8 [H, W, 3], perspective, seed, deadline of time.monotonic()) -> a clean caption.
 
     Raises services.Failure. remote: whether another machine does the work, so that waiting can be hidden.
     take_log() -> metrics since the last call.
@@ -88,8 +88,8 @@ class OnlineEnhancer:
     def known(self) -> None:
         return None
 
-    def begin(self, iteration: int, prompts: list[str], branches: int) -> OnlineSession:
-        return OnlineSession(self, iteration, prompts, branches)
+    def begin(self, iteration: int, prompts: list[str], branches: int, group: int) -> OnlineSession:
+        return OnlineSession(self, iteration, prompts, branches, group)
 
     def draw(self, iteration: int, p: int, branch: int, group: int) -> list[tuple[int, Perspective, int]]:
         """(sample, perspective, seed of the request) of each of the K captions: from the seed and the place alone."""
@@ -115,19 +115,20 @@ class OnlineEnhancer:
 
 
 class OnlineSession:
-    """Requests of one rollout. In a run of several processes each asks for its share of the prompts, and all get all."""
+    """Requests of one rollout. Each process asks for captions of the pictures that it owns, and all get all."""
 
-    def __init__(self, enhancer: OnlineEnhancer, iteration: int, prompts: list[str], branches: int):
-        self.enhancer, self.iteration, self.prompts, self.branches = enhancer, iteration, prompts, branches
+    def __init__(self, enhancer: OnlineEnhancer, iteration: int, prompts: list[str], branches: int, group: int):
+        self.enhancer, self.iteration, self.prompts = enhancer, iteration, prompts
+        self.branches, self.group = branches, group
         self.futures: dict[tuple[int, int, int], Future] = {}
-        self.mine = range(jax.process_index(), len(prompts), jax.process_count())
 
-    def add(self, branch: int, images: np.ndarray) -> None:
+    def add(self, branch: int, images: Pictures) -> None:
         deadline = time.monotonic() + self.enhancer.batch_s
-        for p in self.mine:
-            for k, (sample, perspective, seed) in enumerate(self.enhancer.draw(self.iteration, p, branch, images.shape[1])):
-                work = self._one(images[p, sample], perspective, seed, deadline)
-                self.futures[k, p, branch] = self.enhancer.worker.submit(work)
+        for p in sorted({p for p, _ in images}):
+            for k, (sample, perspective, seed) in enumerate(self.enhancer.draw(self.iteration, p, branch, self.group)):
+                if (image := images.get((p, sample))) is not None:
+                    work = self._one(image, perspective, seed, deadline)
+                    self.futures[k, p, branch] = self.enhancer.worker.submit(work)
 
     async def _one(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):

@@ -14,7 +14,6 @@ from PIL import Image
 from mvgrpo_jax.enhancers.cleaning import clean
 from mvgrpo_jax.enhancers.perspectives import FORMAT, Perspective
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run import pictures
 from mvgrpo_jax.services import Service
 
 FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -35,8 +34,8 @@ class Encoding:
             raise UserError(f"config.views.image: quality is 1 to 100 and size not negative, got {self.quality}, {self.size}")
 
     def data_url(self, image: np.ndarray) -> str:
-        """float32 [H, W, 3] in [0, 1] -> data:image/...;base64,..."""
-        picture = Image.fromarray(pictures.to_uint8(image))
+        """uint8 [H, W, 3] -> data:image/...;base64,..."""
+        picture = Image.fromarray(image)
         scale = self.size / max(picture.size) if self.size else 1.0
         if scale < 1.0:
             size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -11,13 +11,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel import rules
 
 KINDS = ("auto", "xla", "cudnn", "splash", "splash_interpret")
 _LANES = 128  # the TPU's vector width: sequences are padded to a multiple of it
-_BATCH, _HEADS = ("data", "fsdp"), "tensor"
 
 
 def choose(kind: str, platform: str, dtype: jnp.dtype) -> str:
@@ -58,7 +57,7 @@ def _on_each_device(kernel, q, k, v) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return kernel(q, k, v)
-    spec = P(_BATCH, None, _HEADS, None)
+    spec = rules.spec(("batch", None, "hidden", None))
     return jax.shard_map(kernel, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
 
 

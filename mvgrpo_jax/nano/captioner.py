@@ -6,6 +6,7 @@ import numpy as np
 
 from mvgrpo_jax.enhancers.perspectives import Perspective
 from mvgrpo_jax.nano.world import captions, vision
+from mvgrpo_jax.rewards.preprocess import as_float
 
 PERSPECTIVES = tuple(Perspective(name) for name in captions.PERSPECTIVES)
 
@@ -16,7 +17,7 @@ class EmbeddedCaptioner:
     remote = False
 
     async def caption(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str:
-        seen = vision.parse(image)
+        seen = vision.parse(as_float(image))
         return captions.describe(seen, perspective.name if seen.things else "background")
 
     def take_log(self) -> dict[str, float]:

@@ -1,6 +1,12 @@
-"""The device mesh. Axes: 'data' (replicas), 'fsdp' (parameters and batch split), 'tensor' (heads and hidden units split)."""
+"""The device mesh. Axes: 'data' (replicas), 'fsdp' (parameters and batch split), 'tensor' (heads and hidden units split).
+
+With fewer prompts than devices, 'data' and 'fsdp' are each cut in two: the devices along 'data_lanes' and 'fsdp_lanes' form
+groups that share prompts and split their lanes (rules.RULES).
+"""
 
 from __future__ import annotations
+
+import math
 
 import jax
 import numpy as np
@@ -11,8 +17,9 @@ from mvgrpo_jax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
-    """A mesh over the devices; one size may be -1, 'what is left'. UserError when the sizes do not fit."""
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None, prompts: int = 0) -> Mesh:
+    """A mesh over the devices; one size may be -1, 'what is left'. prompts: how many a batch has at least (0: as many as can
+    be); where they do not divide over data x fsdp, groups of devices share them. UserError when the sizes do not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     free = [name for name, size in sizes.items() if size == -1]
@@ -24,14 +31,11 @@ def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, devices=None) -> Me
     need = int(np.prod(list(sizes.values())))
     if need < 1 or need > len(devices) or (jax.process_count() > 1 and need != len(devices)):
         raise UserError(f"mesh {sizes} needs {need} devices, there are {len(devices)}; set config.mesh.* to fit")
-    return Mesh(np.asarray(devices[:need]).reshape(*sizes.values()), AXES)
-
-
-def check_batch(count: int, what: str, mesh: Mesh) -> None:
-    """UserError unless `count` divides over the mesh's batch axes."""
-    parts = mesh.shape["data"] * mesh.shape["fsdp"]
-    if count % parts:
-        raise UserError(
-            f"{what} is {count} and must divide over mesh data x fsdp = {mesh.shape['data']} x {mesh.shape['fsdp']} "
-            f"= {parts}; raise it to a multiple or shrink the mesh"
-        )
+    whole = np.asarray(devices[:need]).reshape(*sizes.values())
+    data, fsdp, tensor = whole.shape
+    over_data = math.gcd(prompts, data)  # gcd(0, n) is n
+    over_fsdp = math.gcd(prompts // over_data, fsdp)
+    if over_data * over_fsdp == data * fsdp:
+        return Mesh(whole, AXES)
+    shape = (over_data, data // over_data, over_fsdp, fsdp // over_fsdp, tensor)
+    return Mesh(whole.reshape(shape), ("data", "data_lanes", "fsdp", "fsdp_lanes", "tensor"))

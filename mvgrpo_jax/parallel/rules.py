@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax.errors import UserError
 
-# Logical axis -> mesh axes. 'layers' is the scanned axis and is never split.
+# Logical axis -> mesh axes. 'prompts' are split over the groups of devices that mesh.make_mesh forms; the devices of a group
+# share its prompts and split the 'lanes' of each among them (its latents, its pictures, or its views). 'batch' is both, one
+# after the other: prompts x lanes in one dimension. 'layers' is the scanned axis and is never split.
 RULES: dict[str, tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
-    "embed": ("fsdp",),
+    "prompts": ("data", "fsdp"),
+    "lanes": ("data_lanes", "fsdp_lanes"),
+    "batch": ("data", "fsdp", "data_lanes", "fsdp_lanes"),
+    "embed": ("fsdp", "fsdp_lanes"),
     "hidden": ("tensor",),
-    "rank_side": ("fsdp", "tensor"),
+    "rank_side": ("fsdp", "fsdp_lanes", "tensor"),
     "layers": None,
     None: None,
 }
@@ -50,9 +58,31 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def spec(axes: tuple[str | None, ...]) -> P:
+_LANES_TAKEN = contextvars.ContextVar("lanes_taken", default=False)
+
+
+@contextlib.contextmanager
+def lanes_taken():
+    """Within it, code is traced for one lane of a prompt: an outer dimension is split over the lanes (jax.vmap with
+    spmd_axis_name=axes_of("lanes")), and 'batch' is 'prompts'."""
+    token = _LANES_TAKEN.set(True)
+    try:
+        yield
+    finally:
+        _LANES_TAKEN.reset(token)
+
+
+def axes_of(axis: str | None, mesh=None) -> tuple[str, ...]:
+    """The axes over which a mesh, or the ambient one, splits a logical axis; none without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    if _LANES_TAKEN.get():
+        axis = {"batch": "prompts", "lanes": None}.get(axis, axis)
+    return () if mesh.empty else tuple(a for a in RULES[axis] or () if a in mesh.shape)
+
+
+def spec(axes: tuple[str | None, ...], mesh=None) -> P:
     """Logical axes -> PartitionSpec."""
-    return P(*(RULES[a] for a in axes))
+    return P(*(axes_of(a, mesh) or None for a in axes))
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -61,6 +91,57 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     if mesh.empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec((*axes, *[None] * (x.ndim - len(axes)))))
+
+
+def parts(axis: str | None, mesh=None) -> int:
+    """Into how many parts a mesh, or the ambient one, splits a logical axis."""
+    mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+    return math.prod(mesh.shape[a] for a in axes_of(axis, mesh))
+
+
+def padded(count: int, parts: int) -> int:
+    """The next multiple of `parts`."""
+    return -(-count // parts) * parts
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[P, n, ...] -> [P * m, ...], split like a batch: every device has an equal share, and none gets another's prompts. m is
+    n, or where that does not divide over the devices of a group, the next multiple that does; the last lane is repeated."""
+    prompts, lanes = x.shape[:2]
+    if prompts * lanes % parts("batch"):
+        more = padded(lanes, parts("lanes")) - lanes
+        x = jnp.concatenate([x, jnp.repeat(x[:, -1:], more, axis=1)], axis=1) if more else x
+    if x.shape[1] % parts("lanes") == 0:
+        x = constrain(x, "prompts", "lanes")
+    return constrain(x.reshape(-1, *x.shape[2:]), "batch")
+
+
+def unflatten(x: jax.Array, prompts: int) -> jax.Array:
+    """What `flatten` made of [P, n, ...], as [P, m, ...]."""
+    x = constrain(x, "batch")
+    x = x.reshape(prompts, -1, *x.shape[1:])
+    return constrain(x, "prompts", "lanes") if x.shape[1] % parts("lanes") == 0 else x
+
+
+def by_parts(function: Callable, items: Any, most: int) -> Any:
+    """function(items) of a tree of arrays [N, ...] split like a batch, of at most `most` items a device at a time, one part
+    after the other, so that memory holds the activations of one."""
+    count, devices = len(jax.tree.leaves(items)[0]), parts("batch")
+    local = count // devices
+    each = max(n for n in range(1, local + 1) if local % n == 0 and n <= max(most, 1))
+    if each == local:
+        return function(items)
+
+    def cut(a):
+        a = a.reshape(devices, local // each, each, *a.shape[1:])
+        return jnp.moveaxis(a, 1, 0).reshape(local // each, devices * each, *a.shape[3:])
+
+    def join(a):
+        a = a.reshape(local // each, devices, each, *a.shape[2:])
+        return constrain(jnp.moveaxis(a, 0, 1).reshape(count, *a.shape[3:]), "batch")
+
+    out = jax.lax.map(lambda x: function(jax.tree.map(lambda a: constrain(a, "batch"), x)), jax.tree.map(cut, items))
+    return jax.tree.map(join, out)
 
 
 def path_name(path: tuple) -> str:
@@ -75,17 +156,16 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh, layered: bool)
     else:
         raise UserError(f"no sharding rule matches parameter {name} of shape {shape}; add one to parallel.rules.PARAMETERS")
     axes = (*["layers"] * layered, *axes)
-    used = [a for axis in axes for a in RULES[axis] or ()]
+    used = [a for axis in axes for a in axes_of(axis, mesh)]
     if len(set(used)) < len(used):
         raise UserError(f"the rule for parameter {name} uses a mesh axis twice: {axes}")
     for size, axis in zip(shape, axes):
-        parts = int(np.prod([mesh.shape[a] for a in RULES[axis] or ()]))
-        if size % parts:
+        if size % (count := parts(axis, mesh)):
             raise UserError(
-                f"parameter {name} {list(shape)}: {size} does not divide into {parts} parts over mesh axes {RULES[axis]}; "
-                "choose another config.mesh"
+                f"parameter {name} {list(shape)}: {size} does not divide into {count} parts over mesh axes "
+                f"{axes_of(axis, mesh)}; choose another config.mesh"
             )
-    return spec(axes)
+    return spec(axes, mesh)
 
 
 def parameter_shardings(shapes: Any, mesh: Mesh, stacks: tuple[str, ...]) -> Any:
@@ -102,6 +182,19 @@ def parameter_shardings(shapes: Any, mesh: Mesh, stacks: tuple[str, ...]) -> Any
     return jax.tree_util.tree_map_with_path(place, shapes)
 
 
+def placements(net, mesh: Mesh) -> Callable[[tuple], NamedSharding]:
+    """sharding(path): where each parameter of a network lives on the mesh."""
+    shardings = parameter_shardings(net.shapes, mesh, tuple(net.stacks))
+
+    def of(path):
+        node = shardings
+        for key in path:
+            node = node[key]
+        return node
+
+    return of
+
+
 def like_parameters(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     """Shardings of a tree in which whole copies of `params` occur (optimiser moments, averages); the rest is replicated."""
     structure = jax.tree.structure(params)
@@ -112,6 +205,6 @@ def like_parameters(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda node: shardings if is_copy(node) else NamedSharding(mesh, P()), tree, is_leaf=is_copy)
 
 
-def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Splits one axis over the batch axes of the mesh."""
-    return NamedSharding(mesh, P(*[None] * axis, RULES["batch"]))
+def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """Splits leading dimensions by logical axes; without any, replicated."""
+    return NamedSharding(mesh, spec(axes, mesh))

@@ -92,19 +92,6 @@ def decode(pipeline: Pipeline, params: Params, tokens: jax.Array, grid: tuple[in
     return jnp.clip(image / 2 + 0.5, 0.0, 1.0).reshape(*lead, *image.shape[1:])
 
 
-def placements(net: Network, mesh):
-    """sharding(path): where each parameter of a network lives on the mesh."""
-    shardings = rules.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
-
-    def of(path):
-        node = shardings
-        for key in path:
-            node = node[key]
-        return node
-
-    return of
-
-
 def check_channels(flux_config: flux.FluxConfig, vae_config: vae.VaeConfig, source: str | Path) -> None:
     """UserError unless the transformer reads and writes just the VAE's packed latents, 2 x 2 positions a token."""
     packed = 4 * vae_config.latent_channels
@@ -195,7 +182,7 @@ def read(pipeline: Pipeline, *, dtype=None, mesh=None) -> None:
     for name in WEIGHTS:
         net = getattr(pipeline, name)
         kind = dtype.get(name) if isinstance(dtype, dict) else dtype
-        placement = placements(net, mesh) if mesh else None
+        placement = rules.placements(net, mesh) if mesh else None
         pipeline.params[name] = import_params(net, pipeline.folder / name, dtype=kind, sharding=placement)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from mvgrpo_jax import pipelines
+from mvgrpo_jax import pipelines, rewards
 from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.core.structs import Batch, Condition
 from mvgrpo_jax.models import flux
@@ -19,18 +19,22 @@ from mvgrpo_jax.models.lora import join
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.planning import flops
+from mvgrpo_jax.rewards.panel import on_devices
 from mvgrpo_jax.run import budget
+from mvgrpo_jax.run.budget import prompts_at_once
 from mvgrpo_jax.run.programs import Programs, needs_old, network_options
 
 CLIP_LENGTH, T5_LENGTH = 77, 512
 
 
 class Call(NamedTuple):
-    """A jitted program, its abstract arguments, and how often an iteration calls it."""
+    """A jitted program, its abstract arguments, how often an iteration calls it (0: an evaluation does), and what else that an
+    iteration made is on the devices meanwhile."""
 
     times: int
     program: Callable
     arguments: tuple
+    beside: tuple = ()
 
 
 def placed(shapes: Any, shardings: Any, dtype=None) -> Any:
@@ -60,7 +64,7 @@ class AbstractRun:
 
     def __init__(self, config, devices: list, attention: str | None = None):
         self.config = config
-        self.mesh = make_mesh(**config.mesh, devices=devices)
+        self.mesh = make_mesh(**config.mesh, devices=devices, prompts=prompts_at_once(config))
         options = network_options(config, self.mesh)
         options |= {"attention": attention} if attention else {}
         self.attention = options["attention"]
@@ -83,85 +87,154 @@ class AbstractRun:
         self.reference = self.state.params if programs.algorithm.objective.reference else None
         self.encoders = {name: self._network(name) for name in ("text_encoder", "text_encoder_2")}
         self.decoder = self._network("vae")
+        eager = config.views.enhancer == "vlm" and config.views.overlap and budget.views(config) > 1
+        self.overlapped = eager and programs.algorithm.graph.separable and not programs.algorithm.chooser
+        batches = math.ceil(config.prompts.eval_count / programs.items) if config.eval.every else 0
+        self.evaluated = [self._condition(programs.items, place=programs.place("batch")) for _ in range(batches)]
+        made = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
+        self.panel = {name: made[name] for name in on_devices(made)}
+        self.judges = {
+            name: placed(
+                judge.network.shapes, rules.parameter_shardings(judge.network.shapes, self.mesh, tuple(judge.network.stacks))
+            )
+            for name, judge in self.panel.items()
+        }
 
     @property
     def held(self) -> tuple:
-        return self.state, self.frozen, self.reference, self.encoders, self.decoder
+        """What stays on the devices from the first iteration to the last."""
+        return self.state, self.frozen, self.reference, self.encoders, self.decoder, self.judges, self.evaluated
 
     def _network(self, name: str) -> Any:
         """The abstract parameters of a component that is not trained."""
         net = getattr(self.pipeline, name)
         return placed(net.shapes, rules.parameter_shardings(net.shapes, self.mesh, tuple(net.stacks)), self.frozen_dtype)
 
-    def _replicated(self, shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.programs.replicated)
+    def _array(self, shape: tuple[int, ...], dtype, *axes: str | None) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.programs.place(*axes))
 
-    def _condition(self, *lead: int, axis: int = 0) -> Condition:
-        """Encoded texts whose dimension `axis` is split like a batch."""
+    def _condition(self, *lead: int, place: NamedSharding) -> Condition:
+        """Encoded texts."""
         config, dtype = self.pipeline.flux_config, self.programs.policy.dtype
         shapes = Condition(
             jax.ShapeDtypeStruct((*lead, self.programs.text_length, config.joint_attention_dim), dtype),
             jax.ShapeDtypeStruct((*lead, config.pooled_projection_dim), dtype),
         )
-        return placed(shapes, self.programs.batch(axis))
+        return placed(shapes, place)
+
+    def _ids(self, lead: tuple[int, ...], place: NamedSharding) -> list[jax.ShapeDtypeStruct]:
+        lengths = (self.clip_length, self.programs.text_length)
+        return [jax.ShapeDtypeStruct((*lead, n), jnp.int32, sharding=place) for n in lengths]
+
+    @property
+    def _policy(self) -> Any:
+        return self.state.params if self.frozen is None else join(self.frozen, self.state.params)
 
     def calls(self) -> dict[str, Call]:
-        """Every program of an iteration, in order. To be called under the mesh."""
-        programs, prompts = self.programs, self.config.prompts_per_iteration
-        policy = self.state.params if self.frozen is None else join(self.frozen, self.state.params)
-        key = placed(jax.eval_shape(lambda: jax.random.key(0)), programs.replicated)
-        rest = (key, key, self._replicated((), jnp.int32))
-        trajectory = jax.eval_shape(programs.rollout, policy, self._condition(prompts), *rest)[0]
-        calls = {"encode": self._encode()}
-        calls |= self._sampling(policy, rest, placed(trajectory, programs.batch()))
-        calls |= self._updating(policy)
-        return calls
+        """Every program of a run, in order: an iteration's, then an evaluation's. To be called under the mesh."""
+        drawn, transitions, pictures = self._sampling()
+        return drawn | self._judging(transitions, pictures) | self._updating(transitions) | self._evaluation()
 
-    def _encode(self) -> Call:
-        """Captions of pictures are a branch's own, captions of a file are the prompt's."""
-        config, programs = self.config, self.programs
-        online = config.views.enhancer in ("vlm", "embedded")
-        branches = programs.algorithm.graph.branches if online else 1
-        texts = config.prompts_per_iteration * (1 + (budget.views(config) - 1) * branches)
-        ids = [self._replicated((programs.text_chunk, n), jnp.int32) for n in (self.clip_length, programs.text_length)]
-        return Call(math.ceil(texts / programs.text_chunk), programs.encode, (self.encoders, *ids))
-
-    def _sampling(self, policy, rest: tuple, trajectory) -> dict[str, Call]:
-        """Rollout and decoding, in one program each or branch by branch."""
+    def _sampling(self) -> tuple[dict[str, Call], Any, list]:
+        """Text, rollout and decoding, in one program each or branch by branch; the transitions, and the branches' pictures."""
         config, programs = self.config, self.programs
         graph, chooser, prompts = programs.algorithm.graph, programs.algorithm.chooser, config.prompts_per_iteration
-        start = (policy, self._condition(prompts * (chooser.count if chooser else 1)), *rest)
-        overlapped = config.views.enhancer == "vlm" and config.views.overlap and graph.separable
-        if not overlapped and not chooser:
-            return {
-                "rollout": Call(1, programs.rollout, start),
-                "decode": Call(1, programs.decode, (self.decoder, trajectory.x0)),
-            }
-        groups = [tuple(range(graph.branches))] if chooser else [(b,) for b in range(graph.branches)]
-        names = ["finish"] if chooser else [f"tail {k}" for k in graph.trained]
-        calls = {"anchor": Call(1, programs.anchor, start)}
-        condition = self._condition(prompts)
-        for name, branches in zip(names, groups):
-            shape = (prompts, len(branches), *trajectory.x0.shape[2:])
-            draws = jax.ShapeDtypeStruct(shape, trajectory.x0.dtype, sharding=programs.batch())
-            calls[name] = Call(1, programs.finish(branches), (policy, condition, draws))
-        return calls | {"decode": Call(len(groups), programs.decode, (self.decoder, draws))}
+        start, here = prompts * (chooser.count if chooser else 1), programs.place("prompts")
+        key = placed(jax.eval_shape(lambda: jax.random.key(0)), programs.replicated)
+        of_text = Call(1, programs.encode_prompts, (self.encoders, *self._ids((start,), here)))
+        condition = self._condition(start, place=here)
+        drawing = (self._policy, condition, key, key, self._array((), jnp.int32))
+        trajectory, end = placed(jax.eval_shape(programs.anchor if graph.anchor else programs.rollout, *drawing), here)
+        latents = self._array((prompts, graph.pictures, *programs.latent_shape), jnp.float32, "prompts")
+        x0 = self._array((prompts, graph.branches, graph.pictures, *programs.latent_shape), jnp.float32, "prompts")
+        images = placed(jax.eval_shape(programs.decode, self.decoder, latents)[0], programs.place("prompts", "lanes"))
+        calls, pictures = {"encode_prompts": of_text}, [images] * graph.branches
+        split = Call(graph.branches, programs.branch, (x0, self._array((), jnp.int32)), (trajectory, condition))
+        if chooser:
+            calls["anchor"] = Call(1, programs.anchor, drawing)
+            calls["decode anchors"] = Call(1, programs.decode, (self.decoder, end), (trajectory, condition))
+            first = placed(jax.eval_shape(programs.decode, self.decoder, end)[0], programs.place("prompts", "lanes"))
+            calls |= self._judges("judge {} of anchors", 1, 1, first, (trajectory, condition))
+            calls["keep"] = Call(1, programs.keep, ((trajectory, condition), self._array((prompts,), jnp.int32)))
+            kept = jax.eval_shape(programs.keep, (trajectory, condition), self._array((prompts,), jnp.int32))
+            trajectory, condition = placed(kept, here)
+            calls["finish"] = Call(1, programs.finish, (self._policy, condition, trajectory.x0), (trajectory,))
+            calls["branch"] = split
+        elif self.overlapped:
+            calls["anchor"] = Call(1, programs.anchor, drawing)
+            for branch, step in enumerate(graph.trained):
+                tail = (self._policy, condition, trajectory.x0)
+                calls[f"tail {step}"] = Call(1, programs.tail(branch), tail, (trajectory, *pictures[branch + 1 :]))
+            calls["join"] = Call(1, programs.join, ([latents] * graph.branches,), (trajectory, condition, *pictures))
+        else:
+            calls["rollout"] = Call(1, programs.rollout, drawing)
+            calls["branch"] = split
+        trajectory = trajectory._replace(x0=x0)
+        calls["decode"] = Call(graph.branches, programs.decode, (self.decoder, latents), (trajectory, condition, *pictures[1:]))
+        return calls, trajectory, pictures
 
-    def _updating(self, policy) -> dict[str, Call]:
-        config, programs = self.config, self.programs
-        views, prompts, graph = budget.views(config), config.prompts_per_iteration, programs.algorithm.graph
-        stage = programs.algorithm.schedule(0).stage
-        selection = jax.eval_shape(lambda: budget.selected(config, programs, stage))
-        transitions = placed(selection.transitions, programs.batch())
-        each = jax.ShapeDtypeStruct((views, *transitions.log_prob.shape), jnp.float32, sharding=programs.batch(1))
-        batch = Batch(transitions, self._condition(views, prompts, graph.branches, axis=1), each, each)
+    def _judges(self, title: str, times: int, views: int, pictures, beside: tuple) -> dict[str, Call]:
+        """The judges on the devices, asked about a branch's pictures."""
         calls = {}
+        for name, judge in self.panel.items():
+            tokens = jax.tree.map(
+                lambda a: self._array((views, pictures.shape[0], *a.shape[1:]), a.dtype, None, "prompts"), judge.tokens(["x"])
+            )
+            arguments = (self.judges[name], pictures, tokens)
+            calls[title.format(name)] = Call(
+                times, jax.jit(judge.score, out_shardings=self.programs.replicated), arguments, beside
+            )
+        return calls
+
+    def _judging(self, trajectory, pictures: list) -> dict[str, Call]:
+        """A judge that does not train is asked about the prompt alone."""
+        calls = {}
+        for name in self.panel:
+            views = budget.views(self.config) if self.config.rewards[name] else 1
+            one = self._judges("judge {}", len(pictures), views, pictures[0], (trajectory, *pictures[1:]))
+            calls[f"judge {name}"] = one[f"judge {name}"]
+        return calls
+
+    def _updating(self, trajectory) -> dict[str, Call]:
+        config, programs = self.config, self.programs
+        algorithm, prompts = programs.algorithm, config.prompts_per_iteration
+        ids = self._ids((programs.views, prompts, programs.caption_branches), programs.of_views)
+        calls = {"encode_views": Call(1, programs.encode_views, (self.encoders, *ids), (trajectory,))}
+        views = self._condition(programs.views, prompts, programs.caption_branches, place=programs.of_views)
+        key = placed(jax.eval_shape(lambda: jax.random.key(0)), programs.replicated)
+        there = budget.views(config), prompts, algorithm.graph.branches
+        rewards = {n: self._array((*there, algorithm.graph.pictures), jnp.float32) for n, w in config.rewards.items() if w}
+        memory = algorithm.chooser and self._array(algorithm.chooser.memory.shape, jnp.float32)
+        choosing = (key, trajectory, rewards, self._array(there, jnp.float32), memory, algorithm.schedule(0).stage)
+        calls["select"] = Call(1, programs.select, choosing, (views,))
+        transitions, advantage, weight, _ = jax.eval_shape(lambda *a: programs.select(*a, choosing[-1]), *choosing[:-1])
+        transitions = placed(transitions, programs.place("prompts"))
+        batch = Batch(transitions, views, placed(advantage, programs.of_views), placed(weight, programs.of_views))
         if needs_old(config, programs):
-            calls["old_densities"] = Call(1, programs.old_densities, (policy, batch))
-            old = jax.eval_shape(programs.updater.old_densities, policy, batch)
-            batch = batch._replace(old=placed(old, programs.batch(1)))
+            calls["old_densities"] = Call(1, programs.old_densities, (self._policy, batch), (trajectory,))
+            old = jax.eval_shape(programs.old_densities, self._policy, batch)
+            batch = batch._replace(old=placed(old, programs.of_views))
         arguments = (self.state, self.reference, batch, self.frozen)
-        return calls | {"update": Call(config.train.passes, programs.update, arguments)}
+        calls["update"] = Call(config.train.passes, programs.update, arguments, (trajectory,))
+        if algorithm.follow:
+            calls["follow"] = Call(1, programs.follow, (self.state, self._array((), jnp.float32)), (batch, trajectory))
+        return calls
+
+    def _evaluation(self) -> dict[str, Call]:
+        """Of the evaluation, whose texts are encoded when a run begins."""
+        if not self.evaluated:
+            return {}
+        programs, count = self.programs, self.programs.items
+        here = programs.place("batch")
+        latents = self._array((count, *programs.latent_shape), jnp.float32, "batch")
+        images = placed(jax.eval_shape(programs.decode_items, self.decoder, latents)[0], here)
+        return {
+            "encode": Call(0, programs.encode, (self.encoders, *self._ids((count,), here))),
+            "evaluation_noise": Call(0, programs.evaluation_noise, (self._array((count,), jnp.int32),)),
+            "evaluate": Call(0, programs.evaluate, (self._policy, self.evaluated[0], latents)),
+            "decode_items": Call(0, programs.decode_items, (self.decoder, latents)),
+            **self._judges("judge {} of evaluation", 0, 1, images, ()),
+        }
 
     def operations(self, name: str, call: Call) -> int:
         """Matrix-product operations of a program, of all devices together. A rollout whose window moves has loops of traced

@@ -1,19 +1,54 @@
-"""The reward protocol: every picture of a branch under every view's caption, each tower run once per item."""
+"""The judge protocols: on the devices, where the pictures are, or on the host of the process that owns them."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
-from mvgrpo_jax.core.structs import Captions
+from mvgrpo_jax.models.module import Network, Params
 
 
-class Reward(Protocol):
-    """A judge. `score` takes images float32 [P, R, G, H, W, 3] in [0, 1] and captions [V][P][R] and returns float32
-    [V, P, R, G]; a missing caption scores 0 for the whole group (its view is masked by the caller). captions_cut:
-    how many different captions the last call cut because they were longer than the judge reads."""
+class Judgement(NamedTuple):
+    """scores: float32; valid: bool of the same shape, False where the judge could not tell, or None where it always can."""
 
-    captions_cut: int
+    scores: Any
+    valid: Any = None
 
-    def score(self, images: np.ndarray, captions: Captions) -> np.ndarray: ...
+
+class HostJudge(Protocol):
+    """A judge that runs on the host, or behind a service that the host asks.
+
+    `score` takes pictures uint8 [N, H, W, 3], or float32 in [0, 1], all of this process, and for each the texts under which it
+    is judged, [N][V]; it returns a Judgement [N, V]. A missing text (None) is not judged, its score is 0. take_cut(): how many
+    different texts were cut since the last call because they were longer than the judge reads.
+    """
+
+    def take_cut(self) -> int: ...
+
+    def score(self, images: np.ndarray, captions: list[list[str | None]]) -> Judgement: ...
+
+
+class DeviceJudge(Protocol):
+    """A judge whose network runs on the mesh, its parameters placed by the rules that place all others.
+
+    load(sharding) -> the network's parameters, each read to where sharding(path) says, or where None to the default device.
+    tokens(texts [N]) -> a tree of arrays [N, ...]. score(params, images, tokens) -> Judgement [V, P, n] of pictures [P, n, H,
+    W, 3] (uint8, or float32 in [0, 1]) and of the tokens of their texts [V, P, ...]. It is compiled together with
+    preprocessing; what a picture or a text shares is computed once. rules.flatten spreads its items over the devices.
+    """
+
+    network: Network
+
+    def load(self, sharding: Callable | None = None) -> Params: ...
+
+    def take_cut(self) -> int: ...
+
+    def tokens(self, texts: list[str]) -> Any: ...
+
+    def score(self, params: Params, images: jax.Array, tokens: Any) -> Judgement: ...
+
+
+Judge = HostJudge | DeviceJudge

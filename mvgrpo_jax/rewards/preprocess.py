@@ -13,6 +13,12 @@ from mvgrpo_jax.errors import UserError
 CUBIC = 3  # Pillow's number of bicubic resampling
 
 
+def as_float(images):
+    """Pictures of uint8 as float32 in [0, 1], of numpy's or JAX's kind; others as they are."""
+    xp = np if isinstance(images, np.ndarray) else jnp
+    return images.astype(xp.float32) / 255.0 if images.dtype == xp.uint8 else images
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
     """side: of the tower's input, to which the shorter side of a picture is resized, in pixels. mean, std: of the channels."""

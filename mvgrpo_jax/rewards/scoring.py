@@ -7,19 +7,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mvgrpo_jax import rewards
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.rewards.base import Reward
+from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.rewards.base import Judge
+from mvgrpo_jax.rewards.panel import Panel
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SHEET = "sheet.png"
 BATCH = 16  # pictures that are held and judged at a time
 
 
-def make_judges(words: list[str]) -> dict[str, Reward]:
+def make_judges(words: list[str]) -> dict[str, Judge]:
     """Judges by what was given for each, KIND or KIND=FOLDER. They are named by their kind, or where a kind is there twice by
     the whole word. UserError for an unknown kind, for a folder where the kind takes none, and for one judge twice."""
     kinds = Counter(word.partition("=")[0] for word in words)
@@ -107,7 +110,7 @@ def in_batches(paths: Iterable[Path], kinds: Counter) -> Iterator[tuple[list[int
 
 
 def score(
-    judges: dict[str, Reward], paths: list[Path], prompts: list[str], all_pairs: bool = False
+    judges: dict[str, Judge], paths: list[Path], prompts: list[str], all_pairs: bool = False
 ) -> tuple[dict[str, np.ndarray], Counter]:
     """({judge: float32 [N], or [N, prompts] of every pair}, how many pictures were what: transparent, gray, palette, ...).
 
@@ -118,13 +121,23 @@ def score(
             "--all-pairs for every picture under every prompt"
         )
     shape = (len(paths), len(prompts)) if all_pairs else (len(paths),)
-    out, kinds = {name: np.zeros(shape, np.float32) for name in judges}, Counter()
+    out, kinds, panel = {name: np.zeros(shape, np.float32) for name in judges}, Counter(), Panel(judges)
     for rows, images in in_batches(paths, kinds):
-        if all_pairs:
-            captions = [[[text]] * len(rows) for text in prompts]
-        else:
-            captions = [[[prompts[i % len(prompts)]] for i in rows]]
-        for name, judge in judges.items():
-            values = judge.score(images[:, None, None], captions)[:, :, 0, 0]  # [V, P]
+        texts = [[text] * len(rows) for text in prompts] if all_pairs else [[prompts[i % len(prompts)] for i in rows]]
+        for name, values in score_pictures(panel, images, texts).items():
             out[name][rows] = values.T if all_pairs else values[0]
     return out, kinds
+
+
+def score_pictures(panel: Panel, images: np.ndarray, texts: list[list[str]]) -> dict[str, np.ndarray]:
+    """{judge: float32 [V, N]} of pictures [N, H, W, 3] of this host under texts [V][N], BATCH at a time; the last batch is
+    filled up, so that one program is compiled."""
+    out = {name: np.zeros((len(texts), len(images)), np.float32) for name in panel.judges}
+    size = min(BATCH, len(images))
+    for first in range(0, len(images), size):
+        rows = np.minimum(np.arange(first, first + size), len(images) - 1)
+        pictures = Owned(jnp.asarray(images[rows])[:, None], 1)
+        for name in panel.judges:
+            values = panel.score(name, pictures, [[view[i] for i in rows] for view in texts]).scores[:, :, 0]
+            out[name][:, first : first + size] = values[:, : len(images) - first]
+    return out

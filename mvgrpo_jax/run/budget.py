@@ -6,12 +6,9 @@ import dataclasses
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax import algorithms
-from mvgrpo_jax.core import rollout
-from mvgrpo_jax.core.selection import Selection
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.planning import hardware
 from mvgrpo_jax.run.programs import Programs, needs_old
@@ -103,7 +100,7 @@ def of(config, programs: Programs, iteration: int = 0) -> Budget:
     drawn = graph.evaluations_at(moment.shift) * prompts
     if chooser:
         drawn += (chooser.count - 1) * graph.noises * graph.steps * prompts
-    chosen = jax.eval_shape(lambda: selected(config, programs, moment.stage)).transitions
+    chosen = jax.eval_shape(lambda: programs.selected(config, moment.stage)).transitions
     blocks, states = chosen.x_t.shape[1:3]
     passes, t = config.train.passes, config.train
     per_pass = blocks * states * prompts * count
@@ -138,12 +135,6 @@ def views(config) -> int:
     return algorithms.captions(config) + 1
 
 
-def selected(config, programs: Programs, stage) -> Selection:
-    """What an update trains on, for its shapes: the selection from a rollout of nothing."""
-    graph, prompts, kernel = programs.algorithm.graph, config.prompts_per_iteration, programs.algorithm.kernel
-    key, start = jax.random.key(0), jnp.zeros((prompts, graph.noises, *programs.latent_shape))
-    trajectory, _ = rollout.rollout(lambda x, s: x, graph, kernel, programs.sigmas, programs.g, start, rollout.normals(key))
-    rewards = {n: jnp.zeros((1, prompts, graph.branches, graph.pictures)) for n, w in config.rewards.items() if w}
-    memory = programs.algorithm.chooser.memory if programs.algorithm.chooser else None
-    advantage = programs.algorithm.advantage(rewards, trajectory, memory)
-    return programs.algorithm.select(key, trajectory, advantage, stage, programs.sigmas)
+def prompts_at_once(config) -> int:
+    """How many prompts a microbatch of the update holds, which devices can have each for themselves."""
+    return config.train.prompt_chunk or config.prompts_per_iteration // config.train.minibatches

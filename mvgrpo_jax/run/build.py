@@ -57,10 +57,10 @@ class Outline(NamedTuple):
 class Run:
     """What stays the same from iteration to iteration.
 
-    pipeline: its parameters are those of the text encoders (unless they were dropped) and the VAE. judges: all that are asked;
-    weights: of those that train. frozen: the base beneath adapters, None where the whole transformer is trained. reference: the
-    initial parameters of what is trained where the objective needs them. evaluation: None where config.eval.every is 0.
-    overlap: whether pictures go to the enhancer branch by branch.
+    pipeline: its parameters are those of the text encoders (unless they were dropped) and the VAE. panel: all judges that are
+    asked; weights: of those that train. frozen: the base beneath adapters, None where the whole transformer is trained.
+    reference: the initial parameters of what is trained where the objective needs them. evaluation: None where
+    config.eval.every is 0. overlap: whether pictures go to the enhancer branch by branch.
     """
 
     config: Any
@@ -70,7 +70,7 @@ class Run:
     text: TextEncoder
     prompts: list[str]
     enhancer: Enhancer | None
-    judges: dict[str, rewards.Reward]
+    panel: rewards.Panel
     weights: dict[str, float]
     evaluation: Evaluation | None
     frozen: Params | None
@@ -85,7 +85,7 @@ class Run:
 def outline(config) -> Outline:
     """Checks a config as far as its shapes, files of prompts and captions, and devices go. Raises UserError."""
     check(config)
-    mesh = make_mesh(**config.mesh)
+    mesh = make_mesh(**config.mesh, prompts=budget.prompts_at_once(config))
     pipeline = pipelines.describe(config.pipeline, **network_options(config, mesh))
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(pipeline.transformer.shapes))
     for message in warn_of_slow_settings(config, parameters, mesh.devices.flat[0].platform):
@@ -111,7 +111,7 @@ def outline(config) -> Outline:
 def check_chunks(config, programs: Programs) -> None:
     """UserError where a chunk or a number of minibatches does not divide what it cuts."""
     select = programs.algorithm.schedule(0).stage
-    chosen = jax.eval_shape(lambda: budget.selected(config, programs, select))
+    chosen = jax.eval_shape(lambda: programs.selected(config, select))
     views = budget.views(config)
     weight = jax.ShapeDtypeStruct((views, *chosen.transitions.log_prob.shape), jnp.float32)
     programs.updater.counts(Batch(chosen.transitions, None, weight, weight))
@@ -126,7 +126,8 @@ def build(config) -> tuple[Run, Params]:
 def load(outlined: Outline) -> tuple[Run, Params]:
     """Reads the weights of an outlined run onto its mesh. What the outline holds is the run's then, or closed by an error."""
     try:
-        return _load(outlined)
+        with jax.set_mesh(outlined.mesh):
+            return _load(outlined)
     except BaseException:
         outlined.close()
         raise
@@ -145,7 +146,7 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         if captions is None:
             raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
         text.encode_all(outlined.prompts + outlined.held_out + captions)
-    transformer = pipeline.params.pop("transformer")
+    transformer, panel = pipeline.params.pop("transformer"), rewards.Panel(judges, outlined.mesh)
     initial = adapters if programs.lora else transformer
     algorithm = programs.algorithm
     eager = outlined.enhancer is not None and outlined.enhancer.eager
@@ -157,9 +158,9 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         text=text,
         prompts=outlined.prompts,
         enhancer=outlined.enhancer,
-        judges=judges,
+        panel=panel,
         weights={name: weight for name, weight in config.rewards.items() if weight},
-        evaluation=Evaluation(programs, outlined.held_out, text.encode, judges) if config.eval.every else None,
+        evaluation=Evaluation(programs, outlined.held_out, text, panel) if config.eval.every else None,
         frozen=transformer if programs.lora else None,
         reference=jax.tree.map(jnp.copy, initial) if algorithm.objective.reference else None,
         overlap=eager and config.views.overlap and algorithm.graph.separable and not algorithm.chooser,

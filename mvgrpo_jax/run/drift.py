@@ -44,9 +44,9 @@ def restored(run: Run, initial: Params, workdir: Path) -> Params:
 def drifts(run: Run, params, transitions, captions) -> np.ndarray:
     """[K, P, B, G] of captions [K][P][R] against the prompt, captions[0]; NaN where a caption is missing."""
     views = run.text.encode_views(captions)
-    shape = (len(captions), *transitions.log_prob.shape)
+    shape = (run.programs.views, *transitions.log_prob.shape)
     batch = Batch(transitions, views, jnp.zeros(shape), jnp.zeros(shape))
-    log_prob = np.asarray(run.programs.old_densities(params, batch).log_prob)[:, :, :, 0]
+    log_prob = np.asarray(run.programs.old_densities(params, batch).log_prob)[: len(captions), :, :, 0]
     known = np.array([[[t is not None for t in texts] for texts in view] for view in captions])[1:]
     return np.where(known[..., None], np.abs(log_prob[1:] - log_prob[:1]), np.nan)
 
@@ -62,15 +62,15 @@ def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: i
     counts = dict.fromkeys([(kind, b) for kind in kinds for b in range(len(graph.trained))], 0)
     while min(counts.values()) < pairs:
         prompts = [str(p) for p in next(batches)]
-        condition = run.text.encode(prompts)
+        condition = run.text.encode_prompts(prompts)
         shift = programs.algorithm.schedule(iteration).shift
         session = begin_captions(run, iteration, prompts)
-        trajectory, images = draw(run, iteration, params, condition, session, Clock(), shift)
-        base = [[[p] * images.shape[1] for p in prompts]]
+        trajectory, _ = draw(run, iteration, params, condition, session, prompts, Clock(), shift)
+        base = [[[p] * graph.branches for p in prompts]]
         online = session.collect()
         texts = {"online": online, "unrelated": [view[1:] + view[:1] for view in online]}
         if offline:
-            texts["offline"] = offline.begin(iteration, prompts, images.shape[1]).collect()
+            texts["offline"] = offline.begin(iteration, prompts, graph.branches).collect()
         rng = np.random.default_rng([run.config.seed, iteration])
         for kind, captions in texts.items():
             chosen = [captions[k] for k in np.sort(rng.permutation(len(captions))[:views])]

@@ -3,58 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from mvgrpo_jax import rewards
-from mvgrpo_jax.core.structs import Condition
-from mvgrpo_jax.parallel.hosts import to_host
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.rewards import Panel, scoring
 from mvgrpo_jax.run import pictures
-from mvgrpo_jax.run.programs import EVALUATION, Programs
+from mvgrpo_jax.run.conditions import TextEncoder
+from mvgrpo_jax.run.programs import Programs
 from mvgrpo_jax.run.sampling import BATCH, Painter, initial_latents
 
 
 class Evaluation:
-    """Pictures of the held-out prompts and their scores. Noise of picture i depends on the seed and i alone.
+    """Pictures of the held-out prompts and their scores, a bounded number at a time. Noise of picture i depends on the seed and
+    i alone. The last prompt is repeated until the last batch is full; repeats are not scored."""
 
-    encode(texts) -> Condition. The last prompt is repeated until the batch divides over the mesh; repeats are not scored.
-    """
+    def __init__(self, programs: Programs, prompts: list[str], text: TextEncoder, panel: Panel):
+        self.programs, self.prompts, self.panel = programs, prompts, panel
+        self.starts = range(0, len(prompts), programs.items)
+        self.conditions = [text.encode_items(prompts[first : first + programs.items]) for first in self.starts]
 
-    def __init__(
-        self,
-        programs: Programs,
-        prompts: list[str],
-        encode: Callable[[list[str]], Condition],
-        judges: dict[str, rewards.Reward],
-    ):
-        self.programs, self.prompts, self.judges = programs, prompts, judges
-        parts = programs.mesh.shape["data"] * programs.mesh.shape["fsdp"]
-        padded = prompts + prompts[-1:] * (-len(prompts) % parts)
-        self.condition = encode(padded)
-        keys = jax.vmap(lambda i: jax.random.fold_in(programs.key(0, EVALUATION), i))(np.arange(len(padded)))
-        noise = jax.vmap(lambda k: jax.random.normal(k, programs.latent_shape))(keys)
-        self.noise = jax.device_put(noise, programs.batch())
-
-    def run(self, params, vae_params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """(pictures float32 [N, H, W, 3] in [0, 1], {judge: scores [N]})."""
-        latents = self.programs.evaluate(params, self.condition, self.noise)
-        images = to_host(self.programs.decode(vae_params, latents))[: len(self.prompts)]
-        return images, score(images, self.prompts, self.judges)
-
-
-def score(images: np.ndarray, prompts: list[str], judges: dict[str, rewards.Reward]) -> dict[str, np.ndarray]:
-    """{judge: float32 [N]} of pictures [N, H, W, 3] in [0, 1], each under its own prompt."""
-    captions = [[[p] for p in prompts]]
-    return {name: judge.score(images[:, None, None], captions)[0, :, 0, 0] for name, judge in judges.items()}
+    def run(self, params, vae_params) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
+        """({number: picture uint8 [H, W, 3]} of those that this process owns, {judge: scores [N]}). UserError: a picture is not
+        finite."""
+        programs, size = self.programs, self.programs.items
+        owned, scores = {}, {name: [] for name in self.panel.judges}
+        for first, condition in zip(self.starts, self.conditions):
+            prompts = self.prompts[first : first + size]
+            latents = programs.evaluate(params, condition, programs.evaluation_noise(np.arange(first, first + size)))
+            images, finite = programs.decode_items(vae_params, latents)
+            if not (fine := np.asarray(finite)[:, 0]).all():
+                raise UserError(
+                    f"evaluation: the picture of prompt {prompts[min(fine.argmin(), len(prompts) - 1)]!r} is not finite"
+                )
+            pictures = Owned(images, 1)
+            owned |= {first + i: picture for (i, _), picture in pictures.mine.items() if i < len(prompts)}
+            texts = [[*prompts, *[None] * (size - len(prompts))]]
+            for name, values in scores.items():
+                values.append(self.panel.score(name, pictures, texts).scores[0, : len(prompts), 0])
+        return owned, {name: np.concatenate(values) for name, values in scores.items()}
 
 
 def evaluate(
     painter: Painter,
     prompts: list[str],
-    judges: dict[str, rewards.Reward],
+    judges: dict[str, rewards.Judge],
     folder: Path,
     title: str,
     *,
@@ -75,7 +71,8 @@ def evaluate(
         return painter.paint(texts, latents, batch=batch)
 
     images = paint(0)
-    scores = score(images, prompts, judges)
+    pairs = scoring.score_pictures(rewards.Panel(judges), pictures.to_uint8(images), [prompts])
+    scores = {name: values[0] for name, values in pairs.items()}
     sheet(images, prompts, scores, folder / "sheet.png", title)
     summary = {name: mean_and_error(values) for name, values in scores.items()}
     if per_prompt > 1:
@@ -83,6 +80,16 @@ def evaluate(
         summary["diversity"] = mean_and_error(diversity(np.stack([images, *further], axis=1)))
     (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[str], scores: dict[str, np.ndarray]) -> None:
+    """Writes the pictures of an evaluation that belong to this process: a sheet, an array [N, H, W, 3] and their prompts."""
+    rows = sorted(owned)
+    images, texts = np.stack([owned[i] for i in rows]), [prompts[i] for i in rows]
+    title = f"iteration {number}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
+    sheet(images, texts, {name: values[rows] for name, values in scores.items()}, folder / f"{number:06d}.png", title)
+    np.save(folder / f"{number:06d}.npy", images)
+    (folder / "prompts.json").write_text(json.dumps(texts))
 
 
 def mean_and_error(values: np.ndarray) -> dict[str, float]:

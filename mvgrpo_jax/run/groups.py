@@ -12,21 +12,20 @@ from mvgrpo_jax.run.iteration import Samples, Scores, Views
 
 
 def draw(path: Path, number: int, samples: Samples, views: Views, scores: Scores) -> None:
-    """The groups of the first branch: each picture with the caption of its view and its reward under the prompt. Beside the
-    picture a JSON file has every caption of every branch and its mean reward over the group."""
-    prompts, images, captions, by_judge = samples.prompts, samples.images, views.captions, scores.by_judge
-    rows, titles, table = [], [], []
-    for v, p, r in np.ndindex(len(captions), len(prompts), images.shape[1]):
+    """The groups of the first branch that belong to this process: each picture with the caption of its view and its reward
+    under the prompt. Beside the picture a JSON file has every caption of every branch and its mean reward over the group."""
+    prompts, captions, by_judge = samples.prompts, views.captions, scores.by_judge
+    table = []
+    for v, p, r in np.ndindex(len(captions), len(prompts), len(samples.pictures)):
         means = {n: round(float(s[v, p, r].mean()), 5) for n, s in by_judge.items() if v < len(s)}
         table.append({"prompt": prompts[p], "branch": r, "view": v, "caption": captions[v][p][r], "reward": means})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps({"iteration": number, "captions": table}, indent=1) + "\n")
-    for p, prompt in enumerate(prompts[:4]):
-        titles.append(f"prompt: {prompt}")
-        row = []
-        for g in range(images.shape[2]):
-            numbers = ", ".join(f"{n} {s[0, p, 0, g]:.2f}" for n, s in by_judge.items())
-            view = captions[g + 1][p][0] if len(captions) > g + 1 else None  # view g + 1 describes sample g
-            row.append((images[p, 0, g], f"[{numbers}] {view or ''}"))
-        rows.append(row)
-    pictures.sheet(rows, path, titles=titles, title=f"iteration {number}", cell=96)
+    rows: dict[int, list] = {}
+    for (p, g), image in sorted(samples.pictures[0].mine.items()):
+        numbers = ", ".join(f"{n} {s[0, p, 0, g]:.2f}" for n, s in by_judge.items())
+        view = captions[g + 1][p][0] if len(captions) > g + 1 else None  # view g + 1 describes sample g
+        rows.setdefault(p, []).append((image, f"[{numbers}] {view or ''}"))
+    shown = list(rows)[:4]
+    titles = [f"prompt: {prompts[p]}" for p in shown]
+    pictures.sheet([rows[p] for p in shown], path, titles=titles, title=f"iteration {number}", cell=96)

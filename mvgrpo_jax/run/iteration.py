@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax.core.objectives import view_weights
@@ -15,20 +15,21 @@ from mvgrpo_jax.core.structs import Batch, Captions, Condition, TrainState, Traj
 from mvgrpo_jax.enhancers import Session
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel.hosts import to_host
+from mvgrpo_jax.parallel.hosts import exchange
+from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.run.build import Run
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, SELECTION, needs_old, sampler_of
 
 
 class Samples(NamedTuple):
-    """What an iteration draws. prompts: those of its pictures, P of them. images: float32 [P, R, S, H, W, 3] in [0, 1].
-    session: the captions that were asked for meanwhile, None without an enhancer. memory: what a chooser of prompts remembers
-    now."""
+    """What an iteration draws. prompts: those of its pictures, P of them. pictures: uint8 [P, S, H, W, 3] of each of R
+    branches, on the devices that made them. session: the captions that were asked for meanwhile, None without an enhancer.
+    memory: what a chooser of prompts remembers now."""
 
     prompts: list[str]
     trajectory: Trajectory
-    images: np.ndarray
+    pictures: list[Owned]
     session: Session | None
     memory: Any = None
 
@@ -42,98 +43,115 @@ class Views(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """by_judge: float32 [V, P, R, S] of each judge; of one that does not train [1, P, R, S], under the prompt alone."""
+    """by_judge: float32 [V, P, R, S] of each judge; of one that does not train [1, P, R, S], under the prompt alone. The same
+    numbers on every process. active: bool [V, P, R], False where a caption is missing or a judge that trains could not score a
+    picture. cut: texts that each judge cut."""
 
     by_judge: dict[str, np.ndarray]
+    active: np.ndarray
+    cut: dict[str, int]
 
 
 def sample(run: Run, iteration: int, params: Params, prompts: list[str], memory: Any, clock: Clock) -> Samples:
     """Draws the pictures of an iteration under the sampling policy's parameters."""
     with clock("text"):
-        condition = run.text.encode(prompts)
+        condition = run.text.encode_prompts(prompts)
     if run.programs.algorithm.chooser:
-        samples = _choose(run, iteration, params, condition, prompts, memory, clock)
-    else:
-        session = begin_captions(run, iteration, prompts)
-        shift = run.programs.algorithm.schedule(iteration).shift
-        trajectory, images = draw(run, iteration, params, condition, session, clock, shift)
-        samples = Samples(prompts, trajectory, images, session, memory)
-    require_finite(samples.images, "pictures", iteration, lambda i: f"prompt {samples.prompts[i[0]]!r}")
-    return samples
+        return _choose(run, iteration, params, condition, prompts, memory, clock)
+    session = begin_captions(run, iteration, prompts)
+    shift = run.programs.algorithm.schedule(iteration).shift
+    trajectory, pictures = draw(run, iteration, params, condition, session, prompts, clock, shift)
+    return Samples(prompts, trajectory, pictures, session, memory)
 
 
 def begin_captions(run: Run, iteration: int, prompts: list[str]) -> Session | None:
     """Opens an iteration's session of captions, None without an enhancer."""
-    return run.enhancer.begin(iteration, prompts, run.programs.algorithm.graph.branches) if run.enhancer else None
+    graph = run.programs.algorithm.graph
+    return run.enhancer.begin(iteration, prompts, graph.branches, graph.pictures) if run.enhancer else None
 
 
 def draw(
-    run: Run, iteration: int, params: Params, condition: Condition, session: Session | None, clock: Clock, shift: int = 0
-) -> tuple[Trajectory, np.ndarray]:
-    """A rollout and its pictures [P, R, S, H, W, 3], which the session gets too.
+    run: Run,
+    iteration: int,
+    params: Params,
+    condition: Condition,
+    session: Session | None,
+    prompts: list[str],
+    clock: Clock,
+    shift: int = 0,
+) -> tuple[Trajectory, list[Owned]]:
+    """A rollout and the pictures of its branches, which the session gets too.
 
     Overlapped, every branch is finished and decoded by itself, the shortest first: the session has the pictures of one while
     the device works on the next.
     """
-    programs, decoder = run.programs, run.pipeline.params["vae"]
+    programs = run.programs
     keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
     if not run.overlap:
         with clock("rollout"):
             trajectory, _ = programs.rollout(params, condition, *keys, shift)
+            decoded = _decode(run, trajectory.x0)
             jax.block_until_ready(trajectory.x0)
         with clock("decode"):
-            images = to_host(programs.decode(decoder, trajectory.x0))
-        _hand_over(session, images)
-        return trajectory, images
+            return trajectory, _hand_over(run, decoded, session, prompts, iteration)
     with clock("rollout"):
         trajectory, _ = programs.anchor(params, condition, *keys, shift)
-        ends, decoded, images = {}, {}, {}
+        ends, decoded = {}, {}
         for branch in reversed(range(programs.algorithm.graph.branches)):
-            ends[branch] = programs.finish((branch,))(params, condition, trajectory.x0[:, branch : branch + 1])[:, 0]
-            decoded[branch] = programs.decode(decoder, ends[branch])
-        for branch, pictures in decoded.items():
-            images[branch] = to_host(pictures)
-            session.add(branch, images[branch])
-        order = sorted(ends)
-        x0 = jax.device_put(jnp.stack([ends[b] for b in order], axis=1), programs.batch())
-        return trajectory._replace(x0=x0), np.stack([images[b] for b in order], axis=1)
+            ends[branch] = programs.tail(branch)(params, condition, trajectory.x0)
+            decoded[branch] = programs.decode(run.pipeline.params["vae"], ends[branch])
+        x0 = programs.join([ends[branch] for branch in sorted(ends)])
+        return trajectory._replace(x0=x0), _hand_over(run, decoded, session, prompts, iteration)
+
+
+def _decode(run: Run, x0: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
+    """Of each branch its pictures and whether they are finite; x0: latents [P, R, S, L, C]."""
+    programs, decoder = run.programs, run.pipeline.params["vae"]
+    return {branch: programs.decode(decoder, programs.branch(x0, branch)) for branch in range(x0.shape[1])}
+
+
+def _hand_over(run: Run, decoded: dict, session: Session | None, prompts: list[str], iteration: int) -> list[Owned]:
+    """Waits for the pictures of each branch in the order in which they are decoded, and gives the session those of this process
+    before the next branch's are there. UserError for pictures that are not finite."""
+    pictures = {}
+    for branch, (images, _) in decoded.items():
+        pictures[branch] = Owned(images, run.programs.algorithm.graph.pictures)
+        if session:
+            session.add(branch, pictures[branch].mine)
+    for _, finite in decoded.values():
+        require_all(np.asarray(finite), "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
+    return [pictures[branch] for branch in sorted(pictures)]
 
 
 def _choose(run: Run, iteration: int, params, condition: Condition, prompts: list[str], memory, clock: Clock) -> Samples:
-    """Anchors of all prompts, and a rollout of those that the chooser keeps."""
-    programs, decoder = run.programs, run.pipeline.params["vae"]
-    chooser, graph = programs.algorithm.chooser, programs.algorithm.graph
+    """Anchors of all prompts, and a rollout of those that the chooser keeps. The chief's scores decide, for all processes."""
+    programs = run.programs
+    chooser = programs.algorithm.chooser
     keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
     with clock("rollout"):
         trajectory, end = programs.anchor(params, condition, *keys, 0)
-        images = to_host(programs.decode(decoder, end[:, None]))[:, :, :1]
+        images, finite = programs.decode(run.pipeline.params["vae"], end)
+        require_all(np.asarray(finite), "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
     with clock("reward"):
-        captions = [[[p] for p in prompts]]
-        score = sum(w * run.judges[n].score(images, captions)[0, :, 0, 0] for n, w in run.weights.items())
+        pictures = Owned(images, 1)
+        score = sum(w * run.panel.score(n, pictures, [prompts]).scores[0, :, 0] for n, w in run.weights.items())
+        score = np.asarray(json.loads(exchange(json.dumps(score.tolist()))[0]), np.float32)
         kept, memory = chooser.choose(score.reshape(-1, chooser.count), memory)
-    rows = np.arange(len(kept)) * chooser.count + kept
-    trajectory, condition = programs.keep((trajectory, condition), rows)
-    prompts = [prompts[i] for i in rows]
+    trajectory, condition = programs.keep((trajectory, condition), kept)
+    prompts = [prompts[slot * chooser.count + which] for slot, which in enumerate(kept)]
     session = begin_captions(run, iteration, prompts)
     with clock("rollout"):
-        x0 = programs.finish(tuple(range(graph.branches)))(params, condition, trajectory.x0)
+        x0 = programs.finish(params, condition, trajectory.x0)
+        decoded = _decode(run, x0)
         jax.block_until_ready(x0)
     with clock("decode"):
-        images = to_host(programs.decode(decoder, x0))
-    _hand_over(session, images)
-    return Samples(prompts, trajectory._replace(x0=x0), images, session, memory)
-
-
-def _hand_over(session: Session | None, images: np.ndarray) -> None:
-    """Gives a session the pictures of every branch."""
-    for branch in range(images.shape[1]) if session else ():
-        session.add(branch, images[:, branch])
+        pictures = _hand_over(run, decoded, session, prompts, iteration)
+    return Samples(prompts, trajectory._replace(x0=x0), pictures, session, memory)
 
 
 def caption(samples: Samples, clock: Clock) -> Views:
     """The prompt and the captions that were asked for, once they are there."""
-    branches = samples.images.shape[1]
-    captions = [[[p] * branches for p in samples.prompts]]
+    captions = [[[p] * len(samples.pictures) for p in samples.prompts]]
     with clock("enhance"):
         if samples.session:
             captions += samples.session.collect()
@@ -142,33 +160,41 @@ def caption(samples: Samples, clock: Clock) -> Views:
 
 def score(run: Run, iteration: int, samples: Samples, views: Views, clock: Clock) -> Scores:
     """Every judge's scores; a judge that does not train is asked about the prompt alone."""
-    captions = views.captions
+    captions, active, by_judge = views.captions, views.active, {}
+    for judge in run.panel.judges.values():
+        judge.take_cut()  # of an evaluation
     with clock("reward"):
-        scores = {
-            name: judge.score(samples.images, captions if name in run.weights else captions[:1])
-            for name, judge in run.judges.items()
-        }
-    for name, values in scores.items():
-        require_finite(values, f"reward {name}", iteration, lambda i: f"caption {captions[i[0]][i[1]][i[2]]!r}")
-    return Scores(scores)
+        for name in run.panel.judges:
+            asked = captions if name in run.weights else captions[:1]
+            branches = [
+                run.panel.score(name, pictures, [[texts[branch] for texts in view] for view in asked])
+                for branch, pictures in enumerate(samples.pictures)
+            ]
+            by_judge[name] = np.stack([one.scores for one in branches], axis=2)
+            if name in run.weights:
+                active = active & np.stack([one.valid.all(-1) for one in branches], axis=2)
+        for pictures in samples.pictures:
+            pictures.release()
+        cut = {name: judge.take_cut() for name, judge in run.panel.judges.items()}
+    for name, values in by_judge.items():
+        place = lambda i: f"caption {captions[i[0]][i[1]][i[2]]!r}"
+        require_all(np.isfinite(values), f"reward {name}", iteration, place)
+    return Scores(by_judge, active, cut)
 
 
-def make_batch(run: Run, iteration: int, samples: Samples, views: Views, scores: Scores, clock: Clock) -> Batch:
-    """Encoded views, advantages and the transitions that train."""
+def make_batch(
+    run: Run, iteration: int, samples: Samples, views: Views, scores: Scores, clock: Clock
+) -> tuple[Batch, dict[str, jax.Array]]:
+    """Encoded views, advantages and the transitions that train; and what is logged of them."""
     programs = run.programs
     with clock("text"):
         encoded = run.text.encode_views(views.captions)
-    trained = {name: jnp.asarray(scores.by_judge[name]) for name in run.weights}
+    trained = {name: scores.by_judge[name] for name in run.weights}
+    of_view = view_weights(scores.active, run.config.views.aggregate)
     stage = programs.algorithm.schedule(iteration).stage
     key = programs.key(iteration, SELECTION)
-    selection = programs.select(key, samples.trajectory, trained, samples.memory, stage)
-    of_view = view_weights(views.active, run.config.views.aggregate)[..., None]  # [V, P, R, 1]
-    return Batch(
-        transitions=selection.transitions,
-        views=encoded,
-        advantage=selection.advantage,
-        weight=jax.device_put(of_view * selection.weight, programs.batch(1)),
-    )
+    transitions, advantage, weight, log = programs.select(key, samples.trajectory, trained, of_view, samples.memory, stage)
+    return Batch(transitions, encoded, advantage, weight), log
 
 
 def update(run: Run, state: TrainState, batch: Batch, iteration: int) -> tuple[TrainState, list[dict[str, jax.Array]]]:
@@ -185,31 +211,31 @@ def update(run: Run, state: TrainState, batch: Batch, iteration: int) -> tuple[T
     return state, history
 
 
-def summarise(run: Run, iteration: int, views: Views, scores: Scores, batch: Batch) -> dict[str, float]:
-    """What is logged of an iteration beside its updates' metrics."""
-    algorithm, log = run.programs.algorithm, {}
+def summarise(run: Run, iteration: int, scores: Scores, log: dict[str, jax.Array]) -> dict[str, float | jax.Array]:
+    """What is logged of an iteration beside its updates' metrics: `log` of its batch, and numbers of the host. Nothing here
+    waits for the devices."""
+    algorithm, active, log = run.programs.algorithm, scores.active, dict(log)
     for name, values in scores.by_judge.items():
         log[f"reward/{name}"] = float(values[0].mean())
         log[f"reward_std/{name}"] = float(values[0].std(-1).mean())
-        log[f"reward_captions_cut/{name}"] = float(run.judges[name].captions_cut)
+        log[f"reward_captions_cut/{name}"] = float(scores.cut[name])
     for name in run.weights:
         values = scores.by_judge[name]
         flat = values.max(-1) - values.min(-1) < 1e-6
-        log[f"reward_views/{name}"] = float(values[views.active].mean())
-        log[f"zero_std/{name}"] = float(flat[views.active].mean())
-    log["advantage/abs"] = float(np.abs(to_host(batch.advantage)).mean())
-    log["views/active"] = float(views.active.sum(0).mean())
+        log[f"reward_views/{name}"] = float(values[active].mean())
+        log[f"zero_std/{name}"] = float(flat[active].mean())
+    log["views/active"] = float(active.sum(0).mean())
     log |= run.enhancer.log() if run.enhancer else {}
     if algorithm.graph.moving:
         log["rollout/shift"] = float(algorithm.schedule(iteration).shift)
     return log
 
 
-def require_finite(values: np.ndarray, what: str, iteration: int, place: Callable[[np.ndarray], str]) -> None:
+def require_all(finite: np.ndarray, what: str, iteration: int, place: Callable[[np.ndarray], str]) -> None:
     """Stops the run at the first value that is not finite, and names its place."""
-    bad = np.argwhere(~np.isfinite(values))
+    bad = np.argwhere(~finite)
     if len(bad):
         raise UserError(
-            f"iteration {iteration}: {what} not finite ({len(bad)} of {values.size} values, the first at {place(bad[0])}); "
+            f"iteration {iteration}: {what} not finite ({len(bad)} of {finite.size} values, the first at {place(bad[0])}); "
             "stopped with the last checkpoint intact. Lower config.optimizer.learning_rate or look at that input"
         )

@@ -21,8 +21,9 @@ from mvgrpo_jax.core.structs import TrainState
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, pictures, report
+from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report
 from mvgrpo_jax.run import iteration as stages
+from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import averaged, sampler_of
@@ -103,7 +104,7 @@ class Loop:
         self.run, self.workdir, self.progress = run, workdir, progress
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.writer = metrics.Writer(workdir, progress.done)
-        self.stop = interrupted()
+        self.stop, self.aside = interrupted(), Aside()
         # (iteration, updates' metrics, log) that are written once the next iteration is under way
         self.pending: tuple[int, list[dict], dict[str, float]] | None = None
 
@@ -137,13 +138,14 @@ class Loop:
             self.save_before_an_outage(number, before)
             raise
         judged = stages.score(run, number, samples, views, clock)
-        batch = stages.make_batch(run, number, samples, views, judged, clock)
+        batch, log = stages.make_batch(run, number, samples, views, judged, clock)
+        samples = samples._replace(trajectory=None)  # the batch has what trains
         progress.state, history = stages.update(run, progress.state, batch, number)
         progress.memory, progress.done = samples.memory, number + 1
         self.flush()
-        log = stages.summarise(run, number, views, judged, batch)
+        log = stages.summarise(run, number, judged, log)
         if due(number, every.log.images_every) and hosts.is_chief():
-            groups.draw(self.workdir / "samples" / f"{number:06d}.png", number, samples, views, judged)
+            self.aside(groups.draw, self.workdir / "samples" / f"{number:06d}.png", number, samples, views, judged)
         log |= scores | clock.spent | {"time/iteration": time.perf_counter() - began}
         self.pending = (number, history, log)
         self.save_if_due()
@@ -182,17 +184,13 @@ class Loop:
         self.bar.set_postfix(shown)
 
     def evaluate(self, number: int, clock: Clock) -> dict[str, float]:
-        """The mean of every judge on the held-out prompts; the chief keeps the pictures."""
+        """The mean of every judge on the held-out prompts; the chief keeps the pictures that belong to it."""
         run = self.run
         with clock("eval"):
             policy = assemble(averaged(self.progress.state), run.frozen)
-            images, scores = run.evaluation.run(policy, run.pipeline.params["vae"])
+            owned, scores = run.evaluation.run(policy, run.pipeline.params["vae"])
         if hosts.is_chief():
-            folder = self.workdir / "eval"
-            title = f"iteration {number}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
-            evaluation.sheet(images, run.evaluation.prompts, scores, folder / f"{number:06d}.png", title)
-            np.save(folder / f"{number:06d}.npy", pictures.to_uint8(images))
-            (folder / "prompts.json").write_text(json.dumps(run.evaluation.prompts))
+            self.aside(evaluation.keep, self.workdir / "eval", number, owned, run.evaluation.prompts, scores)
         return {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
 
     def export(self, step: int, folder: Path) -> Path:
@@ -209,6 +207,7 @@ class Loop:
             scores = self.evaluate(last, clock)
             if hosts.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == last]:
                 self.writer.write(last, scores | clock.spent)
+        self.aside.wait()
         self.store.wait()
         self.store.close()
         self.writer.close()
@@ -224,8 +223,9 @@ def due(number: int, every: int) -> bool:
     return every > 0 and number % every == 0
 
 
-def finish_metrics(number: int, history: list[dict], log: dict[str, float]) -> dict[str, float]:
-    """Fetches the metrics of an iteration's updates: the first one's ratio shows whether it was on-policy."""
+def finish_metrics(number: int, history: list[dict], log: dict) -> dict[str, float]:
+    """Fetches the metrics of an iteration, those of its updates among them: the first one's ratio shows whether it was
+    on-policy."""
     values = [{k: float(v) for k, v in jax.device_get(h).items()} for h in history]
     if any(v["non_finite"] for v in values):
         culprit = next(v for v in values if v["non_finite"])
@@ -235,6 +235,7 @@ def finish_metrics(number: int, history: list[dict], log: dict[str, float]) -> d
             f"largest ratio {culprit.get('ratio/max', 'none')}); the update was not applied and the last checkpoint is intact. "
             "Lower config.optimizer.learning_rate or raise precision (config.train.dtype=float32)"
         )
+    log = {k: float(v) for k, v in jax.device_get(log).items()}
     last = {k: v for k, v in values[-1].items() if k != "non_finite"}
     if "ratio/min" in last:
         last["ratio/first_update_error"] = max(abs(values[0]["ratio/min"] - 1), abs(values[0]["ratio/max"] - 1))

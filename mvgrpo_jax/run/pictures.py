@@ -14,12 +14,14 @@ MARGIN = 6
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """[..., 3] in [0, 1] -> uint8; not-a-number becomes gray."""
+    """[..., 3] in [0, 1] -> uint8, not-a-number becoming gray; uint8 as it is."""
+    if image.dtype == np.uint8:
+        return image
     return np.round(np.clip(np.nan_to_num(np.asarray(image, np.float32), nan=0.5), 0, 1) * 255).astype(np.uint8)
 
 
 def save_png(image: np.ndarray, path: Path) -> None:
-    """Writes [H, W, 3] in [0, 1] as PNG, atomically."""
+    """Writes [H, W, 3], uint8 or in [0, 1], as PNG, atomically."""
     with atomic(path) as part:
         Image.fromarray(to_uint8(image)).save(part, "PNG")
 

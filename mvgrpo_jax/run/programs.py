@@ -6,14 +6,12 @@ Training, evaluation and ahead-of-time planning call these same functions.
 from __future__ import annotations
 
 import dataclasses
-import math
 from functools import cached_property
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax import algorithms, pipelines
 from mvgrpo_jax.algorithms.base import Algorithm
@@ -26,10 +24,11 @@ from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import rules
-from mvgrpo_jax.parallel.mesh import check_batch
 
-# Pixels of a prompt that are decoded at once: 12 pictures of 512 x 512.
-DECODED = 12 * 512 * 512
+# What a device works on at a time: pixels of pictures that it decodes, 12 of 512 x 512, and texts that it encodes.
+DECODED, ENCODED = 12 * 512 * 512, 8
+# Texts, or pictures of an evaluation, that are worked on at a time where their number is free; or one for each device.
+ITEMS = 16
 # What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
 ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, SELECTION = range(5)
 
@@ -66,7 +65,11 @@ def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Programs:
-    """Static parts of a run. Parameters travel as arguments, so nothing here holds an array of the model."""
+    """Static parts of a run. Parameters travel as arguments, so nothing here holds an array of the model.
+
+    views: V of an update, the prompt and its captions, filled up where devices that share a prompt split its views.
+    caption_branches: R where each branch has captions of its own, else 1.
+    """
 
     pipeline: pipelines.Pipeline
     policy: Policy
@@ -79,6 +82,8 @@ class Programs:
     eval_solver: str
     text_length: int
     seed: int
+    views: int
+    caption_branches: int
     lora: LoraConfig | None = None
 
     @classmethod
@@ -108,8 +113,9 @@ class Programs:
             minibatches=t.minibatches,
             per_step=t.update_per == "timestep",
         )
-        check_batch(config.prompts_per_iteration, "config.prompts_per_iteration", mesh)
-        return cls(
+        captions = algorithms.captions(config)
+        own = captions and config.views.enhancer != "offline"  # captions of pictures are their branch's
+        built = cls(
             pipeline,
             policy,
             algorithm,
@@ -121,37 +127,94 @@ class Programs:
             config.eval.solver,
             s.max_sequence_length or pipelines.text_length(pipeline),
             config.seed,
+            captions + 1,
+            algorithm.graph.branches if own else 1,
             adapter,
         )
+        return built._spread(config)
+
+    def _spread(self, config) -> Programs:
+        """With an update whose views or states are split over the lanes of the mesh, whichever leaves devices idle less."""
+        lanes, updater = rules.parts("lanes", self.mesh), self.updater
+        if lanes == 1:
+            return self
+        states = jax.eval_shape(lambda: self.selected(config, self.algorithm.schedule(0).stage)).transitions.x_t.shape[2]
+        in_a_chunk = updater.view_chunk or self.views
+        idle = {n: rules.padded(n, lanes) / n for n in (in_a_chunk, updater.state_chunk or states)}
+        if idle[in_a_chunk] >= idle[updater.state_chunk or states]:
+            return self
+        chunk = rules.padded(in_a_chunk, lanes)
+        updater = dataclasses.replace(updater, spread_views=True, view_chunk=updater.view_chunk and chunk)
+        return dataclasses.replace(self, views=rules.padded(self.views, chunk), updater=updater)
+
+    def selected(self, config, stage) -> selection.Selection:
+        """What an update trains on, for its shapes: the selection from a rollout of nothing."""
+        graph, algorithm, prompts = self.algorithm.graph, self.algorithm, config.prompts_per_iteration
+        key, start = jax.random.key(0), jnp.zeros((prompts, graph.noises, *self.latent_shape))
+        noise = rollout.normals(key)
+        trajectory, _ = rollout.rollout(lambda x, s: x, graph, algorithm.kernel, self.sigmas, self.g, start, noise)
+        rewards = {n: jnp.zeros((1, prompts, graph.branches, graph.pictures)) for n, w in config.rewards.items() if w}
+        memory = algorithm.chooser.memory if algorithm.chooser else None
+        return algorithm.select(key, trajectory, algorithm.advantage(rewards, trajectory, memory), stage, self.sigmas)
 
     @property
     def latent_shape(self) -> tuple[int, int]:
         return self.policy.tokens, self.pipeline.flux_config.in_channels
 
-    def batch(self, axis: int = 0) -> NamedSharding:
-        return rules.batch_sharding(self.mesh, axis)
+    def place(self, *axes: str | None) -> NamedSharding:
+        """Where an array lives whose leading dimensions are split by logical axes (parallel.rules); without any, everywhere."""
+        return rules.sharding(self.mesh, *axes)
+
+    @property
+    def of_views(self) -> NamedSharding:
+        """Where an array [V, P, ...] lives."""
+        return self.place("lanes" if self.updater.spread_views else None, "prompts")
+
+    @property
+    def items(self) -> int:
+        """How many texts, or pictures of an evaluation, are worked on at a time."""
+        return rules.padded(ITEMS, rules.parts("batch", self.mesh))
 
     @property
     def replicated(self) -> NamedSharding:
-        return NamedSharding(self.mesh, P())
+        return self.place()
 
     def key(self, iteration: int, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(seeds.key(self.seed), iteration), purpose)
 
+    def _encode(self, params, ids_clip, ids_t5) -> Condition:
+        """Texts of ids [P, n, ...], spread over the devices -> Condition [P, n, ...]."""
+        encode = lambda ids: pipelines.encode(self.pipeline, params, *ids, self.policy.dtype)
+        flat = rules.by_parts(encode, tuple(rules.flatten(ids) for ids in (ids_clip, ids_t5)), ENCODED)
+        return jax.tree.map(lambda a: rules.unflatten(a, ids_clip.shape[0])[:, : ids_clip.shape[1]], flat)
+
     @cached_property
     def encode(self):
-        """(text encoders' params, ids_clip [N, ...], ids_t5 [N, ...]) -> Condition [N, ...]."""
+        """(text encoders' params, ids_clip [items, S], ids_t5) -> Condition [items], each text on its own device."""
+        return self._encode_one_each(self.place("batch"))
 
-        def run(params, ids_clip, ids_t5) -> Condition:
-            ids_clip, ids_t5 = rules.constrain(ids_clip, "batch"), rules.constrain(ids_t5, "batch")
-            return pipelines.encode(self.pipeline, params, ids_clip, ids_t5, self.policy.dtype)
+    @cached_property
+    def encode_prompts(self):
+        """(text encoders' params, ids_clip [P, S], ids_t5) -> Condition [P]."""
+        return self._encode_one_each(self.place("prompts"))
 
-        return jax.jit(run, out_shardings=self.replicated)
+    def _encode_one_each(self, place: NamedSharding):
+        def run(params, *ids) -> Condition:
+            return jax.tree.map(lambda a: a[:, 0], self._encode(params, *(a[:, None] for a in ids)))
 
-    @property
-    def text_chunk(self) -> int:
-        """Texts encoded at a time: 64, or enough that each device of the batch axes has one."""
-        return math.lcm(64, self.mesh.shape["data"] * self.mesh.shape["fsdp"])
+        return jax.jit(run, out_shardings=place)
+
+    @cached_property
+    def encode_views(self):
+        """(text encoders' params, ids_clip [V, P, R, S], ids_t5) -> Condition [V, P, R], encoded where the update reads it."""
+
+        def run(params, *ids) -> Condition:
+            views, prompts, branches = ids[0].shape[:3]
+            rows = (jnp.moveaxis(a, 1, 0).reshape(prompts, views * branches, -1) for a in ids)
+            encoded = self._encode(params, *rows)
+            return jax.tree.map(lambda a: jnp.moveaxis(a.reshape(prompts, views, branches, *a.shape[2:]), 0, 1), encoded)
+
+        return jax.jit(run, out_shardings=self.of_views)
 
     @cached_property
     def rollout(self):
@@ -169,60 +232,92 @@ class Programs:
     def _from_noise(self, draw):
         def run(params, condition: Condition, noise_key, step_key, shift) -> tuple[Trajectory, jax.Array]:
             graph, prompts = self.algorithm.graph, condition.txt.shape[0]
-            start = rules.constrain(jax.random.normal(noise_key, (prompts, graph.noises, *self.latent_shape)), "batch")
+            start = rules.constrain(jax.random.normal(noise_key, (prompts, graph.noises, *self.latent_shape)), "prompts")
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             shift = shift if graph.moving else 0  # of a graph that stays, every number of steps is known to the compiler
             noise = rollout.normals(step_key)
             return draw(velocity, graph, self.algorithm.kernel, self.sigmas, self.g, start, noise, shift)
 
-        return jax.jit(run, out_shardings=(self.batch(), self.batch()))
-
-    def finish(self, branches: tuple[int, ...]):
-        """(params, Condition [P], draws [P, R, G, L, C] of these branches) -> their final latents [P, R, S, L, C], by ODE."""
-        if branches not in self._finishers:
-
-            def run(params, condition: Condition, x):
-                velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-                return rollout.finish(velocity, self.algorithm.graph, self.sigmas, rules.constrain(x, "batch"), branches)
-
-            self._finishers[branches] = jax.jit(run, out_shardings=self.batch())
-        return self._finishers[branches]
+        return jax.jit(run, out_shardings=self.place("prompts"))
 
     @cached_property
-    def _finishers(self) -> dict:
+    def finish(self):
+        """(params, Condition [P], draws [P, R, G, L, C]) -> their final latents [P, R, S, L, C], by ODE."""
+        return self._to_the_end(tuple(range(self.algorithm.graph.branches)), lambda x: x)
+
+    def tail(self, branch: int):
+        """`finish` of one branch: final latents [P, S, L, C]."""
+        if branch not in self._tails:
+            self._tails[branch] = self._to_the_end((branch,), lambda x: x[:, 0])
+        return self._tails[branch]
+
+    @cached_property
+    def _tails(self) -> dict:
         return {}
+
+    def _to_the_end(self, branches: tuple[int, ...], shape):
+        def run(params, condition: Condition, draws):
+            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
+            draws = rules.constrain(draws[:, branches[0] : branches[-1] + 1], "prompts")
+            return shape(rollout.finish(velocity, self.algorithm.graph, self.sigmas, draws, branches))
+
+        return jax.jit(run, out_shardings=self.place("prompts"))
+
+    @cached_property
+    def branch(self):
+        """([P, R, ...], r) -> [P, ...] of branch r."""
+        return jax.jit(lambda x, r: x[:, r], out_shardings=self.place("prompts"))
+
+    @cached_property
+    def join(self):
+        """Branches [P, ...], R of them -> [P, R, ...]."""
+        return jax.jit(lambda branches: jnp.stack(branches, axis=1), out_shardings=self.place("prompts"))
 
     @cached_property
     def decode(self):
-        """(VAE's params, latents [P, ..., L, C]) -> pictures float32 [P, ..., H, W, 3] in [0, 1].
+        """(VAE's params, latents [P, n, L, C]) -> (pictures uint8 [P, m, H, W, 3], whether each is finite, bool [P, m]).
 
-        The pictures of a prompt, [P, S, L, C] or [P, R, S, L, C], are decoded in parts of at most DECODED pixels, one after
-        another: the decoder's last activations are large.
+        The devices that hold a prompt have equal shares of its pictures; where n does not divide, m is the next number that
+        does, and the last picture is repeated. A device decodes at most DECODED pixels at a time: the decoder's last
+        activations are large.
         """
+        return jax.jit(self._decode, out_shardings=(self.place("prompts", "lanes"), self.replicated))
 
-        def run(params, latents):
-            one = lambda x: pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)
-            latents = rules.constrain(latents, "batch")
-            if latents.ndim < 4:
-                return one(latents)
-            prompts, *pictures = latents.shape[:-2]
-            room = max(DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2), 1)
-            each = max(n for n in range(1, pictures[-1] + 1) if pictures[-1] % n == 0 and n <= room)
-            parts = latents.reshape(prompts, -1, each, *latents.shape[-2:])
-            images = jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(parts, 1, 0)), 0, 1)
-            return images.reshape(prompts, *pictures, *images.shape[3:])
+    def _decode(self, params, latents) -> tuple[jax.Array, jax.Array]:
+        def one(x):
+            image = pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)
+            finite = jnp.isfinite(image).all((1, 2, 3)) & jnp.isfinite(x).all((1, 2))
+            return jnp.round(jnp.nan_to_num(image, nan=0.5) * 255.0).astype(jnp.uint8), finite
 
-        return jax.jit(run, out_shardings=self.batch())
+        pixels = self.policy.tokens * self.pipeline.pixels_per_token**2
+        parts = rules.by_parts(one, rules.flatten(latents), DECODED // pixels)
+        return jax.tree.map(lambda a: rules.unflatten(a, latents.shape[0]), parts)
 
     @cached_property
     def evaluate(self):
-        """(params, Condition [N], noise [N, L, C]) -> final latents [N, L, C] of the ODE."""
+        """(params, Condition [items], noise [items, L, C]) -> final latents [items, L, C] of the ODE."""
 
         def run(params, condition: Condition, noise):
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             return rollout.sample(velocity, noise[:, None], self.eval_sigmas, self.eval_solver)[:, 0]
 
-        return jax.jit(run)
+        return jax.jit(run, out_shardings=self.place("batch"))
+
+    @cached_property
+    def decode_items(self):
+        """`decode` of latents [items, L, C], each on its own device: pictures [items, 1, H, W, 3], finite [items, 1]."""
+        run = lambda params, latents: self._decode(params, latents[:, None])
+        return jax.jit(run, out_shardings=(self.place("batch"), self.replicated))
+
+    @cached_property
+    def evaluation_noise(self):
+        """numbers of pictures [items] -> noise [items, L, C]; a picture's depends on the seed and its number alone."""
+
+        def run(numbers):
+            keys = jax.vmap(lambda i: jax.random.fold_in(self.key(0, EVALUATION), i))(numbers)
+            return jax.vmap(lambda k: jax.random.normal(k, self.latent_shape))(keys)
+
+        return jax.jit(run, out_shardings=self.place("batch"))
 
     @property
     def trained_shapes(self):
@@ -257,23 +352,37 @@ class Programs:
     @cached_property
     def old_densities(self):
         """(params, Batch) -> Old."""
-        return jax.jit(self.updater.old_densities, out_shardings=self.batch(1))
+        return jax.jit(self.updater.old_densities, out_shardings=self.of_views)
 
     @cached_property
     def keep(self):
-        """(tree of [P', ...], rows [P]) -> tree of [P, ...]."""
-        return jax.jit(lambda tree, rows: jax.tree.map(lambda a: a[rows], tree), out_shardings=self.batch())
+        """(tree of [P * count, ...], which of its `count` each of P slots keeps [P]) -> tree of [P, ...]."""
+
+        def run(tree, kept):
+            def pick(a):
+                a = a.reshape(len(kept), -1, *a.shape[1:])
+                return jnp.take_along_axis(a, kept.reshape(-1, *[1] * (a.ndim - 1)), axis=1)[:, 0]
+
+            return jax.tree.map(pick, tree)
+
+        return jax.jit(run, out_shardings=self.place("prompts"))
 
     @cached_property
     def select(self):
-        """(key, Trajectory, {judge: reward [V, P, R, S]}, memory, stage (static)) -> Selection."""
+        """(key, Trajectory, {judge: reward [v, P, R, S]}, weight of each view [v, P, R], memory, stage (static)) ->
+        (Transitions, advantage [V, P, B, G], weight [V, P, B, G], metrics). v views are there, up to V they are filled up with
+        some of no weight."""
 
-        def run(key, trajectory: Trajectory, rewards, memory, stage) -> selection.Selection:
+        def run(key, trajectory: Trajectory, rewards, of_view, memory, stage):
             advantage = self.algorithm.advantage(rewards, trajectory, memory)
-            return self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
+            chosen = self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
+            weight = of_view[..., None] * chosen.weight
+            fill = lambda a: jnp.pad(a, ((0, self.views - a.shape[0]), *[(0, 0)] * (a.ndim - 1)))
+            metrics = {"advantage/abs": jnp.abs(chosen.advantage).mean()}
+            return chosen.transitions, fill(chosen.advantage), fill(weight), metrics
 
-        shardings = selection.Selection(self.batch(), self.batch(1), self.batch())
-        return jax.jit(run, static_argnums=4, out_shardings=shardings)
+        shardings = (self.place("prompts"), self.of_views, self.of_views, self.replicated)
+        return jax.jit(run, static_argnums=5, out_shardings=shardings)
 
     @cached_property
     def follow(self):

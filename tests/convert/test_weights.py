@@ -94,7 +94,7 @@ def test_leaves_are_placed_on_the_mesh_as_they_are_read(random_pipeline, monkeyp
     mesh = make_mesh(2, 2, 2)
     reads, real = [], sources.Stored.read
     monkeypatch.setattr(sources.Stored, "read", lambda self, a, b: reads.append((self.shape, a, b)) or real(self, a, b))
-    placed = import_params(net, folder / "transformer", sharding=pipelines.placements(net, mesh))
+    placed = import_params(net, folder / "transformer", sharding=rules.placements(net, mesh))
     want = rules.parameter_shardings(net.shapes, mesh, tuple(net.stacks))
     for a, b, where in zip(jax.tree.leaves(placed), jax.tree.leaves(whole), jax.tree.leaves(want)):
         assert a.sharding == where

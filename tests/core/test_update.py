@@ -257,13 +257,14 @@ def test_eight_devices_give_the_update_of_one(sizes):
     shapes, stacks = up.policy.network.shapes, tuple(up.policy.network.stacks)
     state_shapes = jax.eval_shape(up.init, shapes)
     shardings = rules.like_parameters(state_shapes, shapes, rules.parameter_shardings(shapes, mesh, stacks), mesh)
+    of_views = rules.sharding(mesh, None, "prompts")
     with jax.set_mesh(mesh):
         state = jax.device_put(up.init(params), shardings)
         spread = batch._replace(
-            transitions=jax.device_put(batch.transitions, rules.batch_sharding(mesh)),
-            views=jax.device_put(batch.views, rules.batch_sharding(mesh, 1)),
-            advantage=jax.device_put(batch.advantage, rules.batch_sharding(mesh, 1)),
-            weight=jax.device_put(batch.weight, rules.batch_sharding(mesh, 1)),
+            transitions=jax.device_put(batch.transitions, rules.sharding(mesh, "prompts")),
+            views=jax.device_put(batch.views, of_views),
+            advantage=jax.device_put(batch.advantage, of_views),
+            weight=jax.device_put(batch.weight, of_views),
         )
         got, metrics = jax.jit(up.update, out_shardings=(shardings, None))(state, None, spread)
     if sizes[1] > 1:

@@ -15,9 +15,10 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.rewriter import WorldRewriter
 from mvgrpo_jax.nano.world import captions, render, scene, truth
+from mvgrpo_jax.run.pictures import to_uint8
 
 SCENES = [[scene.sample(np.random.default_rng([p, g])) for g in range(4)] for p in range(2)]
-IMAGES = np.stack([[render.draw(s) for s in row] for row in SCENES])[:, None]  # [P=2, R=1, G=4]
+IMAGES = to_uint8(np.stack([[render.draw(s) for s in row] for row in SCENES]))[:, None]  # [P=2, R=1, G=4]
 PROMPTS = ["a red circle and a blue square", "a small green cross top on a white background"]
 
 

@@ -15,12 +15,13 @@ from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.world import captions, render, scene
 from mvgrpo_jax.run import loop, metrics
+from mvgrpo_jax.run.pictures import to_uint8
 from mvgrpo_jax.services import Service, Settings
 from tests.runs import leaves, small_config
 from tests.services import faults
 from tests.services.faults import FaultServer, completion, http, says, slow, status
 
-IMAGES = np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(3)]] for p in range(2)])
+IMAGES = to_uint8(np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(3)]] for p in range(2)]))
 PROMPTS = ["a red circle", "a small blue square"]
 
 

@@ -2,12 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
 
-from mvgrpo_jax import enhancers
 from mvgrpo_jax.enhancers import OnlineEnhancer
 from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.world import render, scene
+from mvgrpo_jax.run.pictures import to_uint8
 from tests.processes import together
 
 PROMPTS = ["a red circle", "a blue square", "a green cross"]
@@ -35,7 +36,11 @@ def captioned():
 
     images = np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(2)]] for p in range(3)])
     own = OnlineEnhancer(Counting(), 2, 0, embedded.PERSPECTIVES)
-    out = enhancers.enhance(own, 0, PROMPTS, images)
+    session = own.begin(0, PROMPTS, 1, 2)
+    # Of the second prompt each process has one picture.
+    mine = {(p, g) for p in range(3) for g in range(2) if jax.process_count() == 1 or (2 * p + g > 2) == jax.process_index()}
+    session.add(0, {(p, g): to_uint8(images[p, 0, g]) for p, g in mine})
+    out = session.collect()
     own.close()
     return out, len(asked)
 
@@ -46,4 +51,4 @@ def test_captions_of_two_processes():
     whole, requests = captioned()
     assert said[0][0] == said[1][0] == ["xxx\u00e9", "xxxxxxx\u00e9"]
     assert said[0][1] == said[1][1] == whole
-    assert [s[2] for s in said] == [4, 2] and requests == 6
+    assert [s[2] for s in said] == [3, 3] and requests == 6

@@ -1,7 +1,10 @@
 """Judges: shapes, shared evaluation, and agreement with the torch peer."""
 
+import contextlib
 import warnings
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -11,21 +14,45 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.pretrain import tokenizers
 from mvgrpo_jax.nano.world import render
 from mvgrpo_jax.nano.world.scene import Scene, Thing
+from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.parallel.mesh import make_mesh
+from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.run.pictures import to_uint8
 from tests import peers
+from tests.hlo import largest_collective
 
 RED = Scene((Thing("circle", "red", "large", "center"),), "white", 1)
 BLUE = Scene((Thing("square", "blue", "small", "top"),), "black", 1)
-# [P=2, R=1, G=2]
-IMAGES = np.stack([render.draw(s) for s in (RED, BLUE, BLUE, RED)]).reshape(2, 1, 2, 32, 32, 3)
-CAPTIONS = [[["a red circle"], ["a blue square"]], [["a black background"], [None]]]
+# [P=2, n=2]
+IMAGES = to_uint8(np.stack([render.draw(s) for s in (RED, BLUE, BLUE, RED)]).reshape(2, 2, 32, 32, 3))
+TEXTS = [["a red circle", "a blue square"], ["a black background", None]]
+
+
+def judged(judge, images, texts, mesh=None):
+    """Scores [V, P, n] and which are valid, of one judge."""
+    panel = rewards.Panel({"it": judge}, mesh)
+    place = (lambda a: jax.device_put(a, rules.sharding(mesh, "prompts", "lanes"))) if mesh else jnp.asarray
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        return panel.score("it", Owned(place(images), images.shape[1]), texts)
 
 
 def test_the_exact_judge_scores_every_view():
-    got = rewards.make("scene").score(IMAGES, CAPTIONS)
-    assert got.shape == (2, 2, 1, 2) and got.dtype == np.float32
-    assert got[0, 0, 0, 0] > 0.95 > 0.5 > got[0, 0, 0, 1]
-    assert got[0, 1, 0, 0] > 0.9 > 0.5 > got[0, 1, 0, 1]
-    assert got[1, 0, 0, 1] > 0.99 and (got[1, 1] == 0).all()
+    got, valid = judged(rewards.make("scene"), IMAGES, TEXTS)
+    assert got.shape == (2, 2, 2) and got.dtype == np.float32
+    assert got[0, 0, 0] > 0.95 > 0.5 > got[0, 0, 1]
+    assert got[0, 1, 0] > 0.9 > 0.5 > got[0, 1, 1]
+    assert got[1, 0, 1] > 0.99 and (got[1, 1] == 0).all()
+    np.testing.assert_array_equal(valid, [[[True, True], [True, True]], [[True, True], [False, False]]])
+
+
+def test_a_judge_that_cannot_tell_says_so():
+    class Unsure(rewards.SceneReward):
+        def score(self, images, captions):
+            scores = super().score(images, captions).scores
+            return rewards.Judgement(scores, scores > 0.5)
+
+    scores, valid = judged(Unsure(), IMAGES, TEXTS)
+    np.testing.assert_array_equal(valid, scores > 0.5)
 
 
 def write_clip(folder, side=24):
@@ -42,34 +69,39 @@ def write_clip(folder, side=24):
 def test_clip_score_is_transformers_cosine(tmp_path):
     peer, tokenizer = write_clip(tmp_path)
     judge = rewards.make("clip", {"folder": str(tmp_path), "scale": 2.0, "chunk": 3})
-    images = np.random.default_rng(0).uniform(size=(2, 1, 2, 24, 24, 3)).astype(np.float32)
-    got = judge.score(images, CAPTIONS)
+    images = np.random.default_rng(0).uniform(size=(2, 2, 24, 24, 3)).astype(np.float32)
+    got = judged(judge, images, TEXTS).scores
     pixels = (images.reshape(-1, 24, 24, 3) - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
     texts = ["a red circle", "a blue square", "a black background"]
     ids = tokenizer(texts, padding="max_length", max_length=tokenizers.CLIP_LENGTH, return_tensors="pt").input_ids
     with torch.no_grad():
         out = peer(input_ids=ids, pixel_values=torch.tensor(pixels, dtype=torch.float32).permute(0, 3, 1, 2))
     cosine = (out.image_embeds @ out.text_embeds.T).numpy().reshape(2, 2, 3)
-    np.testing.assert_allclose(got[0, :, 0], 2 * np.stack([cosine[0, :, 0], cosine[1, :, 1]]), atol=1e-5)
-    np.testing.assert_allclose(got[1, 0, 0], 2 * cosine[0, :, 2], atol=1e-5)
+    np.testing.assert_allclose(got[0], 2 * np.stack([cosine[0, :, 0], cosine[1, :, 1]]), atol=1e-5)
+    np.testing.assert_allclose(got[1, 0], 2 * cosine[0, :, 2], atol=1e-5)
     assert (got[1, 1] == 0).all()
 
 
-def test_every_tower_runs_once_for_each_item(tmp_path):
+def test_each_of_eight_devices_scores_an_eighth_of_the_pictures(tmp_path):
+    """Two prompts of four pictures under five texts: the image tower sees one picture a device, the scores are those of one
+    device, and no collective carries a picture."""
     write_clip(tmp_path)
-    judge = rewards.make("clip", {"folder": str(tmp_path), "chunk": 1})
-    calls = {"image": 0, "text": 0}
-
-    def counting(name, function):
-        def call(*args):
-            calls[name] += 1
-            return function(*args)
-
-        return call
-
-    judge._image, judge._text = counting("image", judge._image), counting("text", judge._text)
-    judge.score(np.zeros((2, 1, 2, 24, 24, 3), np.float32), CAPTIONS * 5)
-    assert calls == {"image": 4, "text": 3}
+    judge = rewards.make("clip", {"folder": str(tmp_path)})
+    images = np.random.default_rng(1).integers(0, 256, (2, 4, 24, 24, 3), np.uint8)
+    want = judged(judge, images, TEXTS).scores
+    mesh, seen = make_mesh(1, 8, 1, prompts=2), []
+    judge.prepare = lambda x, prepare=judge.prepare: seen.append(x.shape) or prepare(x)
+    panel = rewards.Panel({"clip": judge}, mesh)
+    assert all(len(a.sharding.device_set) == 8 for a in jax.tree.leaves(panel.params["clip"]))
+    with jax.set_mesh(mesh):
+        pictures = Owned(jax.device_put(images, rules.sharding(mesh, "prompts", "lanes")), 4)
+        np.testing.assert_allclose(panel.score("clip", pictures, TEXTS).scores, want, atol=1e-6)
+        tokens = jax.device_put(judge.tokens(["x"] * 4).reshape(2, 2, -1), rules.sharding(mesh, None, "prompts"))
+        compiled = panel.program("clip").lower(panel.params["clip"], pictures.items, tokens).compile()
+    assert set(seen) == {(8, 24, 24, 3)}
+    assert max(largest_collective(compiled.as_text(), kind) for kind in ("u8", "f32")) < images[0, 0].size
+    one = jax.jit(judge.score).lower(judge.load(), jnp.asarray(images), np.asarray(tokens)).compile().cost_analysis()
+    assert compiled.cost_analysis()["flops"] < one["flops"] / 4  # texts, 4 of them, are spread as well
 
 
 def test_pictures_of_another_size_are_resized_and_cropped(tmp_path):
@@ -87,20 +119,20 @@ def test_captions_over_the_towers_length_are_counted_and_warned_of_once(tmp_path
     judge = rewards.make("clip", {"folder": str(tmp_path)})
     long = "a small red circle top-left and " * 12
     assert len(tokenizer(long)["input_ids"]) > tokenizers.CLIP_LENGTH > len(tokenizer("a red circle")["input_ids"])
-    with pytest.warns(UserWarning, match=f"reads {tokenizers.CLIP_LENGTH} tokens .* of 2 of 3, such as 'a small red circle"):
-        got = judge.score(IMAGES, [[["a red circle"], [long]], [[long + "more"], [None]]])
-    assert judge.captions_cut == 2
+    with pytest.warns(UserWarning, match=f"reads {tokenizers.CLIP_LENGTH} tokens .* of 2 of 4, such as 'a small red circle"):
+        got = judged(judge, IMAGES, [["a red circle", long], [long + "more", None]]).scores
+    assert judge.take_cut() == 2
     ids = tokenizer([long], max_length=tokenizers.CLIP_LENGTH, truncation=True)["input_ids"]
     assert ids[0][-1] == tokenizer.eos_token_id  # the end stays, as transformers cuts
-    text = np.asarray(judge._text(judge.params, np.asarray(ids, np.int32)))[0]
-    images = judge.embed_images(IMAGES[1, 0])
-    np.testing.assert_allclose(got[0, 1, 0], images @ text, atol=1e-5)
+    text = np.asarray(judge.embed_texts(judge.load(), jnp.asarray(ids)[None]))[0, 0]
+    images = np.asarray(judge.embed_images(judge.load(), jnp.asarray(IMAGES)))[1]
+    np.testing.assert_allclose(got[0, 1], images @ text, atol=1e-5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        judge.score(IMAGES, [[[long], [long]]])
-        assert judge.captions_cut == 1  # a text counts once, however often it is asked about
-        judge.score(IMAGES, CAPTIONS)
-    assert judge.captions_cut == 0
+        judged(judge, IMAGES, [[long, long]])
+        assert judge.take_cut() == 1  # a text counts once, however often it is asked about
+        judged(judge, IMAGES, TEXTS)
+    assert judge.take_cut() == 0
 
 
 def test_unknown_judges_are_named():
@@ -110,7 +142,6 @@ def test_unknown_judges_are_named():
 
 def test_the_embedded_tower_tells_right_from_wrong():
     judge = rewards.make("clip")
-    got = judge.score(
-        IMAGES, [[["a large red circle center on a white background"], ["a small blue square top on a black background"]]]
-    )
-    assert got[0, 0, 0, 0] > got[0, 0, 0, 1] and got[0, 1, 0, 0] > got[0, 1, 0, 1]
+    texts = ["a large red circle center on a white background", "a small blue square top on a black background"]
+    got = judged(judge, IMAGES, [texts]).scores
+    assert got[0, 0, 0] > got[0, 0, 1] and got[0, 1, 0] > got[0, 1, 1]

@@ -78,9 +78,9 @@ def test_scores_are_those_of_single_pictures_whatever_their_sizes(folder, all_pa
     got, _ = scoring.score(judges, paths, prompts, all_pairs)
     judge = rewards.make("clip")
     for i, path in enumerate(paths):
-        pixels = np.asarray(Image.open(path), np.float32)[None, None, None] / 255
+        pixels = np.asarray(Image.open(path), np.float32)[None] / 255
         for j, prompt in enumerate(prompts) if all_pairs else [(i, prompts[i])]:
-            want = judge.score(pixels, [[[prompt]]])[0, 0, 0, 0]
+            want = scoring.score_pictures(rewards.Panel({"clip": judge}), pixels, [[prompt]])["clip"][0, 0]
             np.testing.assert_allclose(got["clip"][i, j] if all_pairs else got["clip"][i], want, atol=1e-5)
 
 

@@ -74,7 +74,7 @@ def test_the_rollout_and_the_update_hold_what_the_budget_says(name):
 
     extra = prompts * graph.noises * graph.steps if name == "adagrpo" else 0  # the anchors of prompts that are not kept
     assert flops.count(sample, params) == (b.sampled - extra) * one
-    chosen = jax.eval_shape(lambda: budget.selected(config, programs, programs.algorithm.schedule(0).stage))
+    chosen = jax.eval_shape(lambda: programs.selected(config, programs.algorithm.schedule(0).stage))
     each = jax.ShapeDtypeStruct((2, *chosen.transitions.log_prob.shape), jnp.float32)
     views = jax.eval_shape(lambda: lead(2, prompts, graph.branches))
     batch = Batch(chosen.transitions, views, each, each)

@@ -101,7 +101,7 @@ def test_what_cannot_be_dropped(offline, tmp_path):
     offline.text.memory_mb = 10.0
     run, _ = build(offline)
     with pytest.raises(UserError, match="'a text nobody knew' was not known when the text encoders were dropped"):
-        run.text.encode(["a text nobody knew"])
+        run.text.encode_items(["a text nobody knew"])
     offline.views.enhancer = "embedded"
     with pytest.raises(UserError, match="an enhancer that looks at the pictures"):
         build(offline)

@@ -39,7 +39,7 @@ def one_iteration() -> dict[str, float]:
         samples = stages.sample(run, 0, assemble(sampler_of(state), run.frozen), prompts, None, clock)
         views = stages.caption(samples, clock)
         scores = stages.score(run, 0, samples, views, clock)
-        batch = stages.make_batch(run, 0, samples, views, scores, clock)
+        batch, _ = stages.make_batch(run, 0, samples, views, scores, clock)
         state, (metrics,) = stages.update(run, state, batch, 0)
     run.close()
     count = sum(x.size for x in jax.tree.leaves(before))

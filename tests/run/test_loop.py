@@ -319,16 +319,16 @@ def test_one_prompt_an_iteration(tmp_path):
 
 
 def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):
-    from mvgrpo_jax.rewards import SceneReward
+    from mvgrpo_jax.rewards import Judgement, SceneReward
 
     def broken(self, images, captions):
-        out = np.ones((len(captions), *images.shape[:3]), np.float32)
-        if images.shape[1] > 1:  # in training, not in the evaluation
-            out[0, 1, 0, 0] = np.nan
-        return out
+        out = np.ones((len(images), len(captions[0])), np.float32)
+        if len(captions[0]) > 1:  # in training, not in the evaluation
+            out[3, 0] = np.nan
+        return Judgement(out)
 
     monkeypatch.setattr(SceneReward, "score", broken)
-    with pytest.raises(UserError, match=r"iteration 0: reward scene not finite \(1 of .* caption '"):
+    with pytest.raises(UserError, match=r"iteration 0: reward scene not finite \(2 of .* caption '"):
         loop.train(small_config(), tmp_path / "run")
 
 
@@ -336,8 +336,9 @@ def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tm
     original = iteration.make_batch
 
     def poisoned(run, number, *rest):
-        batch = original(run, number, *rest)
-        return batch if number != 3 else batch._replace(advantage=batch.advantage.at[0, 0, 0, 0].set(np.nan))
+        batch, log = original(run, number, *rest)
+        poison = batch._replace(advantage=batch.advantage.at[0, 0, 0, 0].set(np.nan))
+        return (poison if number == 3 else batch), log
 
     monkeypatch.setattr(iteration, "make_batch", poisoned)
     workdir = tmp_path / "run"

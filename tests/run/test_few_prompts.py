@@ -1,0 +1,85 @@
+"""Two prompts on eight devices: the devices of a prompt share its lanes and its views, and the numbers are those of one
+device."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from mvgrpo_jax.core.policy import assemble
+from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.run import iteration as stages
+from mvgrpo_jax.run.build import build
+from mvgrpo_jax.run.metrics import Clock
+from tests.runs import small_config
+
+
+def one_iteration(**mesh):
+    """(run, samples, batch, state before and after, metrics) of the first iteration."""
+    config = small_config(group_size=4)
+    config.views.count = 3
+    config.eval.every = 0
+    config.mesh.update(mesh)
+    run, initial = build(config)
+    with jax.set_mesh(run.mesh):
+        before = run.programs.init(initial)
+        prompts = run.prompts[: config.prompts_per_iteration]
+        clock = Clock()
+        samples = stages.sample(run, 0, assemble(before.params, run.frozen), prompts, None, clock)
+        views = stages.caption(samples, clock)
+        scores = stages.score(run, 0, samples, views, clock)
+        batch, _ = stages.make_batch(run, 0, samples, views, scores, clock)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), before)
+        after, (metrics,) = stages.update(run, before, batch, 0)
+    run.close()
+    return run, samples, scores, batch, shapes, after, metrics
+
+
+@pytest.fixture(scope="module")
+def both():
+    return one_iteration(), one_iteration(fsdp=8)
+
+
+def test_every_device_has_its_share(both):
+    _, (run, samples, _, batch, *_) = both
+    assert (rules.parts("prompts", run.mesh), rules.parts("lanes", run.mesh)) == (2, 4)
+    for pictures in samples.pictures:
+        assert {s.data.shape[:2] for s in pictures.items.addressable_shards} == {(1, 1)}
+    assert run.programs.updater.spread_views and batch.views.txt.shape[0] == 4
+    assert {s.data.shape[:2] for s in batch.views.txt.addressable_shards} == {(1, 1)}
+
+
+def test_the_numbers_are_those_of_one_device(both):
+    (_, samples, scores, _, _, state, metrics), (_, samples8, scores8, _, _, state8, metrics8) = both
+    for one, eight in zip(samples.pictures, samples8.pictures, strict=True):
+        assert one.mine.keys() == eight.mine.keys()
+        assert max(np.abs(one.mine[k].astype(int) - eight.mine[k].astype(int)).max() for k in one.mine) <= 1
+    for name, values in scores.by_judge.items():
+        np.testing.assert_allclose(scores8.by_judge[name], values, atol=1e-3)  # a picture may round to another of 256 values
+    moments = [jax.tree.leaves(optax.tree_utils.tree_get(s.opt_state, "mu")) for s in (state, state8)]
+    for a, b in zip(*moments, strict=True):
+        np.testing.assert_allclose(np.asarray(b), np.asarray(a), atol=1e-5 * max(np.abs(a).max(), 1e-8))
+    for key in ("grad_norm", "ratio/mean", "ratio/max"):
+        assert float(metrics8[key]) == pytest.approx(float(metrics[key]), rel=1e-5), key
+
+
+def test_a_device_computes_its_share_alone(both):
+    """Operations of a device on eight, against an eighth of those of one alone; loops count once for each of their steps."""
+
+    def operations(run, batch, state):
+        programs, graph = run.programs, run.programs.algorithm.graph
+        params = assemble(state.params, run.frozen)
+        condition = jax.tree.map(lambda a: a[0, :, 0], batch.views)
+        keys = programs.key(0, 0), programs.key(0, 1)
+        with jax.set_mesh(run.mesh):
+            draws = jax.eval_shape(programs.anchor, params, condition, *keys, 0)[0].x0
+            draws = jax.ShapeDtypeStruct(draws.shape, draws.dtype, sharding=programs.place("prompts"))
+            flops = lambda program, *a: program.lower(*a).compile().cost_analysis()["flops"]
+            rollout = graph.steps * flops(programs.anchor, params, condition, *keys, 0)
+            for branch, step in enumerate(graph.trained):
+                rollout += (graph.steps - step - 1) * flops(programs.tail(branch), params, condition, draws)
+            return rollout, flops(programs.update, state, None, batch, None)
+
+    (one, _, _, batch, state, *_), (eight, _, _, batch8, state8, *_) = both
+    for whole, share in zip(operations(one, batch, state), operations(eight, batch8, state8)):
+        assert share <= 1.3 * whole / 8
