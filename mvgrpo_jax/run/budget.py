@@ -145,5 +145,6 @@ def selected(config, programs: Programs, stage) -> Selection:
     trajectory, _ = rollout.rollout(lambda x, s: x, graph, kernel, programs.sigmas, programs.g, start, rollout.normals(key))
     rewards = {n: jnp.zeros((1, prompts, graph.branches, graph.pictures)) for n, w in config.rewards.items() if w}
     memory = programs.algorithm.chooser.memory if programs.algorithm.chooser else None
-    advantage = programs.algorithm.advantage(rewards, trajectory, memory)
+    active = jnp.ones((1, prompts, graph.branches), bool)
+    advantage = programs.algorithm.advantage(rewards, active, trajectory, memory)
     return programs.algorithm.select(key, trajectory, advantage, stage, programs.sigmas)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mvgrpo_jax.core.advantages import is_flat
 from mvgrpo_jax.core.objectives import view_weights
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch, Captions, Condition, TrainState, Trajectory
@@ -161,7 +162,7 @@ def make_batch(run: Run, iteration: int, samples: Samples, views: Views, scores:
     trained = {name: jnp.asarray(scores.by_judge[name]) for name in run.weights}
     stage = programs.algorithm.schedule(iteration).stage
     key = programs.key(iteration, SELECTION)
-    selection = programs.select(key, samples.trajectory, trained, samples.memory, stage)
+    selection = programs.select(key, samples.trajectory, trained, views.active, samples.memory, stage)
     of_view = view_weights(views.active, run.config.views.aggregate)[..., None]  # [V, P, R, 1]
     return Batch(
         transitions=selection.transitions,
@@ -194,9 +195,8 @@ def summarise(run: Run, iteration: int, views: Views, scores: Scores, batch: Bat
         log[f"reward_captions_cut/{name}"] = float(run.judges[name].captions_cut)
     for name in run.weights:
         values = scores.by_judge[name]
-        flat = values.max(-1) - values.min(-1) < 1e-6
         log[f"reward_views/{name}"] = float(values[views.active].mean())
-        log[f"zero_std/{name}"] = float(flat[views.active].mean())
+        log[f"zero_std/{name}"] = float(is_flat(values)[views.active].mean())
     log["advantage/abs"] = float(np.abs(to_host(batch.advantage)).mean())
     log["views/active"] = float(views.active.sum(0).mean())
     log |= run.enhancer.log() if run.enhancer else {}

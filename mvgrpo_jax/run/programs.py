@@ -266,14 +266,14 @@ class Programs:
 
     @cached_property
     def select(self):
-        """(key, Trajectory, {judge: reward [V, P, R, S]}, memory, stage (static)) -> Selection."""
+        """(key, Trajectory, {judge: reward [V, P, R, S]}, active [V, P, R], memory, stage (static)) -> Selection."""
 
-        def run(key, trajectory: Trajectory, rewards, memory, stage) -> selection.Selection:
-            advantage = self.algorithm.advantage(rewards, trajectory, memory)
+        def run(key, trajectory: Trajectory, rewards, active, memory, stage) -> selection.Selection:
+            advantage = self.algorithm.advantage(rewards, active, trajectory, memory)
             return self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
 
         shardings = selection.Selection(self.batch(), self.batch(1), self.batch())
-        return jax.jit(run, static_argnums=4, out_shardings=shardings)
+        return jax.jit(run, static_argnums=5, out_shardings=shardings)
 
     @cached_property
     def follow(self):
