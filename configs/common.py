@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
                 "key_file": "",
                 "verify": True,  # TLS certificates
                 "ca_file": "",
-                "concurrency": 64,  # requests in flight at each endpoint
+                "concurrency": 64,  # requests in flight at each endpoint, of all processes of a run together
                 "attempt_s": 60.0,  # for one answer
                 "request_s": 120.0,  # for one request with its retries
                 "batch_s": 180.0,  # for the captions of a branch, from when its pictures are there

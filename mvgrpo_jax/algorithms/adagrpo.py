@@ -54,10 +54,10 @@ def make(config, o):
     kernel = sde.kernel(o.kernel)
     relative = normalised(config, o, ddof=1, eps=1e-8)
 
-    def advantage(rewards, trajectory, memory):
+    def advantage(rewards, active, trajectory, memory):
         reward = sum(config.rewards[name] * r for name, r in rewards.items())
         mean, var = (jnp.asarray(memory)[:, i, None, None] for i in (0, 1))
-        return jnp.clip(relative(rewards, trajectory, memory) + running_advantage(reward, mean, var), -o.bound, o.bound)
+        return jnp.clip(relative(rewards, active, trajectory, memory) + running_advantage(reward, mean, var), -o.bound, o.bound)
 
     return Algorithm(
         graph=shared_anchor(steps, trained, config.group_size),

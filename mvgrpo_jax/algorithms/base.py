@@ -37,15 +37,16 @@ class Chooser:
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
-    """graph: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, trajectory, memory): who gets
-    credit, from {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree. objective: what is minimised. select: which
+    """graph: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, active, trajectory, memory): who
+    gets credit, from {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree; active: bool [V, P, R], False where a
+    view is missing: its rewards mean nothing, and what it gets is not used. objective: what is minimised. select: which
     transitions train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps
     after that iteration, None where the current policy samples. chooser: None where every prompt is kept."""
 
     graph: RolloutGraph
     kernel: Kernel
     eta: float
-    advantage: Callable[[dict[str, jax.Array], Trajectory, Any], jax.Array]
+    advantage: Callable[[dict[str, jax.Array], jax.Array, Trajectory, Any], jax.Array]
     objective: Objective
     select: Select = dataclasses.field(default_factory=everything)
     schedule: Callable[[int], Moment] = lambda iteration: Moment()
@@ -76,10 +77,13 @@ def within(o, **ranges: tuple[float, float]) -> None:
 
 
 def normalised(config, o, *, ddof: int, eps: float, global_std: bool = False) -> Callable:
-    """advantage(rewards, trajectory, memory) by group, of the config's judges and the options `o`."""
+    """advantage(rewards, active, trajectory, memory) by group, of the config's judges and the options `o`."""
     bounded = functools.partial(advantages.group_advantage, ddof=ddof, eps=eps + o.std_floor, bound=o.bound)
 
-    def of_judge(rewards):
-        return bounded(rewards, deviation=advantages.batch_deviation(rewards)) if global_std else bounded(rewards)
+    def advantage(rewards, active, trajectory, memory):
+        def of_judge(reward):
+            return bounded(reward, deviation=advantages.batch_deviation(reward, active) if global_std else None)
 
-    return lambda rewards, trajectory, memory: advantages.combine(rewards, dict(config.rewards), o.combine, of_judge)
+        return advantages.combine(rewards, dict(config.rewards), o.combine, active, of_judge)
+
+    return advantage

@@ -82,11 +82,11 @@ def make(config, o):
         weight = jnp.broadcast_to(real * (filled.shape[1] / count), filled.shape).reshape(shape)
         return selection.Selection(transitions, advantage, weight)
 
-    def advantage(rewards, trajectory, memory):
+    def advantage(rewards, active, trajectory, memory):
         log_prob = trajectory.transitions.log_prob
         normal = {"ddof": 1, "eps": 1e-8 + o.std_floor, "bound": o.bound}
         of_tree = lambda reward: advantages.tree_advantage(reward, log_prob, graph, fusion=o.fusion, **normal)
-        return combine(rewards, dict(config.rewards), o.combine, of_tree)
+        return combine(rewards, dict(config.rewards), o.combine, active, of_tree)
 
     return Algorithm(
         graph=graph,

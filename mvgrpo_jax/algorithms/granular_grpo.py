@@ -25,9 +25,9 @@ def make(config, o):
     kernel = sde.kernel(o.kernel)
     one_stride = normalised(config, o, ddof=1, eps=1e-8)
 
-    def advantage(rewards, trajectory, memory):
+    def advantage(rewards, active, trajectory, memory):
         parts = {n: r.reshape(*r.shape[:-1], len(o.strides), group) for n, r in rewards.items()}
-        return jnp.clip(one_stride(parts, trajectory, memory).sum(-2), -o.bound, o.bound)
+        return jnp.clip(one_stride(parts, active, trajectory, memory).sum(-2), -o.bound, o.bound)
 
     return Algorithm(
         graph=shared_anchor(steps, trained, group, strides=tuple(o.strides)),

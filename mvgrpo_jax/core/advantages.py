@@ -17,10 +17,10 @@ FLAT = 1e-6
 COMBINE = ("advantages", "rewards", "whitened")
 
 
-def is_flat(reward: jax.Array) -> jax.Array:
-    """Whether a group's rewards are equal up to float32 rounding: bool [...] for rewards [..., G]."""
+def is_flat(reward: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """Whether a group's rewards are equal up to float32 rounding: bool [...] for rewards [..., G], on the host or a device."""
     spread = reward.max(-1) - reward.min(-1)
-    return spread <= FLAT * jnp.maximum(jnp.abs(reward).max(-1), 1.0)
+    return spread <= FLAT * abs(reward).max(-1).clip(min=1.0)
 
 
 def group_advantage(
@@ -39,18 +39,27 @@ def group_advantage(
     return jnp.where(is_flat(reward)[..., None], 0.0, advantage)
 
 
-def batch_deviation(reward: jax.Array) -> jax.Array:
-    """One population deviation of each view's rewards [V, ...], shaped to replace the groups' own."""
-    return jnp.std(reward, axis=tuple(range(1, reward.ndim)), keepdims=True)
+def batch_deviation(reward: jax.Array, active: jax.Array) -> jax.Array:
+    """One population deviation of each view's rewards [V, P, R, ...], shaped to replace the groups' own.
+
+    active: bool [V, P, R], or [V, P, 1] for rewards by block: False where a caption is missing, whose groups do not count. 0
+    for a view without any.
+    """
+    axes = tuple(range(1, reward.ndim))
+    there = jnp.broadcast_to(active.reshape(*active.shape, *[1] * (reward.ndim - active.ndim)), reward.shape)
+    count = jnp.maximum(there.sum(axes, keepdims=True), 1)
+    centred = jnp.where(there, reward - jnp.where(there, reward, 0.0).sum(axes, keepdims=True) / count, 0.0)
+    return jnp.sqrt((centred**2).sum(axes, keepdims=True) / count)
 
 
 def combine(
     rewards: dict[str, jax.Array],
     weights: dict[str, float],
     method: str,
+    active: jax.Array,
     advantage: Callable[[jax.Array], jax.Array] = group_advantage,
 ) -> jax.Array:
-    """One advantage from several rewards.
+    """One advantage [V, P, R, ...] from several rewards; active: as of `batch_deviation`.
 
     method 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
     rewards are weighted and summed, then normalised (Flow-GRPO); 'whitened': as 'advantages', then divided by the deviation
@@ -58,7 +67,7 @@ def combine(
     """
     if method in ("advantages", "whitened"):
         total = sum(weights[name] * advantage(r) for name, r in rewards.items())
-        return total / (batch_deviation(total) + 1e-4) if method == "whitened" else total
+        return total / (batch_deviation(total, active) + 1e-4) if method == "whitened" else total
     if method == "rewards":
         return advantage(sum(weights[name] * r for name, r in rewards.items()))
     raise ValueError(f"unknown way to combine rewards {method!r}; there are: {', '.join(COMBINE)}")

@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mvgrpo_jax.core.structs import Batch, Condition, Steps
 
 # From the slowest to the fastest. Optimiser steps are taken along 'minibatch' (and 'block'), gradients add up along the others.
 AXES = ("minibatch", "block", "state", "view", "prompt")
+# What the first dimensions of Old's leaves are counted by.
+_OLD = ("view", "prompt", "block", None, "state")
 
 
 class Counts(NamedTuple):
@@ -54,8 +57,8 @@ def cut(batch: Batch, counts: Counts) -> Microbatch:
     def of_step(a: jax.Array) -> jax.Array:  # [P, B, M or G, ...]
         return _split(a, ("prompt", "block", "state"), counts)
 
-    def of_view(a: jax.Array, *further: str | None) -> jax.Array:  # [V, P, B, ...]
-        return _split(a, ("view", "prompt", "block", *further), counts)
+    def of_view(a: jax.Array) -> jax.Array:  # [V, P, B, G]
+        return _split(a, ("view", "prompt", "block", "state"), counts)
 
     t, old = batch.transitions, batch.old
     is_prompt = jnp.arange(batch.weight.shape[0]) == 0
@@ -64,16 +67,31 @@ def cut(batch: Batch, counts: Counts) -> Microbatch:
         x_next=of_step(t.x_next),
         recorded=of_step(t.log_prob),
         steps=jax.tree.map(of_step, t.steps),
-        views=jax.tree.map(of_view, batch.views),
-        advantage=of_view(batch.advantage, "state"),
-        weight=of_view(batch.weight, "state"),
-        old=old and (of_view(old.log_prob, None, "state"), None if old.mean is None else of_view(old.mean, None, "state")),
+        views=jax.tree.map(lambda a: _split(a, ("view", "prompt", "block"), counts), batch.views),
+        advantage=of_view(batch.advantage),
+        weight=of_view(batch.weight),
+        old=old and tuple(None if a is None else _split(a, _OLD, counts) for a in old),
         is_prompt=_split(is_prompt, ("view",), counts),
     )
 
 
+def join(a: jax.Array, counts: Counts) -> jax.Array:
+    """A leaf of Old from what a `scan` over all AXES made of the microbatches, [v, p, Q, g or m, ...] of each."""
+    views, prompts, paths, states, *rest = a.shape[sum(n > 1 for n in counts) :]
+    whole_prompts = prompts * counts.minibatch * counts.prompt
+    whole = (views * counts.view, whole_prompts, counts.block, paths, states * counts.state, *rest)
+    shape, order, _ = _layout(whole, _OLD, counts)
+    return a.reshape([shape[i] for i in order]).transpose(np.argsort(order)).reshape(whole)
+
+
 def _split(a: jax.Array, axes: tuple[str | None, ...], counts: Counts) -> jax.Array:
-    """A leaf whose first dimensions are `axes`: parts in front, one dimension for each of AXES, then what a part holds.
+    """A leaf whose first dimensions are `axes`: parts in front, one dimension for each of AXES, then what a part holds."""
+    shape, order, missing = _layout(a.shape, axes, counts)
+    return jnp.expand_dims(a.reshape(shape).transpose(order), missing)
+
+
+def _layout(sizes: tuple[int, ...], axes: tuple[str | None, ...], counts: Counts) -> tuple[list[int], list[int], list[int]]:
+    """(every dimension taken apart, the order that has the parts in front, which of AXES are not there).
 
     Prompts and views are dealt out (every n-th belongs to one part), so that each part stays spread over the devices that hold
     them.
@@ -81,7 +99,7 @@ def _split(a: jax.Array, axes: tuple[str | None, ...], counts: Counts) -> jax.Ar
     shape: list[int] = []
     parts: dict[str, int] = {}  # where in `shape` the parts of an axis are counted
     content: list[int] = []
-    for number, size in enumerate(a.shape):
+    for number, size in enumerate(sizes):
         axis = axes[number] if number < len(axes) else None
         if axis == "prompt":
             content.append(len(shape))
@@ -103,7 +121,7 @@ def _split(a: jax.Array, axes: tuple[str | None, ...], counts: Counts) -> jax.Ar
             shape.append(size)
     order = [parts[axis] for axis in AXES if axis in parts] + content
     missing = [number for number, axis in enumerate(AXES) if axis not in parts]
-    return jnp.expand_dims(a.reshape(shape).transpose(order), missing)
+    return shape, order, missing
 
 
 def scan(body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any, axes: int) -> tuple[Any, Any]:

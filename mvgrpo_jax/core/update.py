@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mvgrpo_jax.core.microbatches import Counts, Microbatch, cut, scan
+from mvgrpo_jax.core.microbatches import Counts, Microbatch, cut, join, scan
 from mvgrpo_jax.core.objectives import Fields, Objective, Transition
 from mvgrpo_jax.core.policy import Policy, assemble
 from mvgrpo_jax.core.precision import masters_of
@@ -72,20 +72,20 @@ class Updater:
         return run
 
     def old_densities(self, params, batch: Batch) -> Old:
-        """What ratios compare with, under the rollout's parameters and each view."""
+        """What ratios compare with, under the rollout's parameters and each view, a microbatch of the update at a time."""
+        counts = self.counts(batch)
 
-        def of_block(b):
-            t = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, b, 1, False), batch.transitions)
-
-            def one_view(condition):
-                transition = Transition(t.x_t, t.x_next, t.steps, t.log_prob, None, t.log_prob, jnp.ones((), bool))
+        def one(nothing, micro: Microbatch):
+            def one_view(condition, advantage, is_prompt):
+                transition = Transition(micro.x_t, micro.x_next, micro.steps, advantage, None, micro.recorded, is_prompt)
                 density = self.objective.density(self.field(params, condition), transition)
-                return density.log_prob, density.mean if self.objective.keeps_mean else None
+                return Old(density.log_prob, density.mean if self.objective.keeps_mean else None)
 
-            return self.over_views(one_view)(views_of_block(batch.views, b))
+            old = self.over_views(one_view)(micro.views, micro.advantage, micro.is_prompt)  # [v, Q, p, ...]
+            return nothing, jax.tree.map(lambda a: jnp.moveaxis(a, 1, 2), old)
 
-        densities = jax.lax.map(of_block, jnp.arange(batch.weight.shape[2]))  # [B, V, Q, P, ...]
-        return Old(*(a if a is None else jnp.moveaxis(a, (0, 2), (2, 3)) for a in densities))
+        _, old = scan(one, None, cut(batch, counts), len(counts))
+        return jax.tree.map(lambda a: join(a, counts), old)
 
     def loss(self, params, frozen, old_params, reference, micro: Microbatch) -> tuple[jax.Array, dict[str, Metric]]:
         """The weighted sum of a microbatch's losses over views, prompts and draws, and its metrics, reduced."""
@@ -177,8 +177,3 @@ class Updater:
 
 def _reduced(metrics: dict[str, Metric]) -> dict[str, Metric]:
     return {name: metric.reduce() for name, metric in metrics.items()}
-
-
-def views_of_block(views: Condition, b: jax.Array) -> Condition:
-    """The views of block b: [V, P, R, ...] -> [V, P, ...]; with R = 1 all blocks share them."""
-    return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, b if a.shape[2] > 1 else 0, 2, False), views)

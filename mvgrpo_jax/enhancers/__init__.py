@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import jax
+
 from mvgrpo_jax import algorithms
 from mvgrpo_jax.enhancers import perspectives
 from mvgrpo_jax.enhancers.base import Enhancer, Session, enhance
@@ -42,7 +44,7 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
     if views.enhancer == "embedded":
         captioner, known, limit = embedded.EmbeddedCaptioner(), embedded.PERSPECTIVES, 180.0
     else:
-        settings = Settings.of(views.service.to_dict())
+        settings = Settings.of(views.service.to_dict(), jax.process_count())
         service = Service(settings, keys.read(settings.key_env, settings.key_file))
         captioner = VlmCaptioner(service, Encoding(**views.image), views.language)
         known, limit = perspectives.DEFAULT, settings.batch_s

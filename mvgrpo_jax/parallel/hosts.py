@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import numpy as np
+from jax._src import distributed  # the key-value store that the processes of jax.distributed share has no public name
+
+# Python handles no signal while it waits for another process's text: it looks up so often.
+LOOK_UP_MS = 1000
+_calls = itertools.count()
 
 
 def to_host(x: jax.Array) -> np.ndarray:
@@ -22,34 +29,50 @@ def is_chief() -> bool:
 
 def agree(flag: bool) -> bool:
     """Whether the flag is raised in any process; every process calls this together."""
-    if jax.process_count() == 1:
-        return flag
-    from jax.experimental import multihost_utils
-
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    return "raised" in exchange("raised" if flag else "")
 
 
 def exchange(text: str) -> list[str]:
-    """The texts of all processes, in their order; every process calls this together."""
-    if jax.process_count() == 1:
-        return [text]
-    from jax.experimental import multihost_utils
+    """The texts of all processes, in their order; every process calls this together, in its main thread.
 
-    mine = np.frombuffer(text.encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.asarray(mine.size, np.int32)).reshape(-1)
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: mine.size] = mine
-    rows = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
-    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+    They travel through the store of jax.distributed, without a device and without a compiled program. It waits for as long as
+    the others take.
+    """
+    return [text] if jax.process_count() == 1 else [data.decode() for data in _exchange(text.encode())]
+
+
+def _exchange(mine: bytes) -> list[bytes]:
+    client, number, me = distributed.global_state.client, next(_calls), jax.process_index()
+    key = "mvgrpo_jax/exchange/{}/{}".format
+    client.key_value_set_bytes(key(number, me), mine)
+    all_of_them = [_wait(client, key(number, i)) for i in range(jax.process_count())]
+    if number:  # whoever takes part in this exchange has read all of the one before
+        client.key_value_delete(key(number - 1, me))
+    return all_of_them
+
+
+def exchange_arrays(mine: np.ndarray) -> list[np.ndarray]:
+    """As `exchange`, of arrays that have the same type on all processes, and any shape [n, ...]."""
+    if jax.process_count() == 1:
+        return [mine]
+    return [np.frombuffer(data, mine.dtype).reshape(-1, *mine.shape[1:]) for data in _exchange(mine.tobytes())]
+
+
+def _wait(client, key: str) -> bytes:
+    while True:
+        try:
+            return client.blocking_key_value_get_bytes(key, LOOK_UP_MS)
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def merge(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """values [..., rest] in which each process is right where `owner` [...] names it, with the right ones of all processes;
-    every process calls this together."""
+    every process calls this together. What is wrong does not travel."""
     if jax.process_count() == 1:
         return values
-    from jax.experimental import multihost_utils
-
-    of_processes = multihost_utils.process_allgather(values)
-    index = owner.reshape(1, *owner.shape, *[1] * (values.ndim - owner.ndim))
-    return np.take_along_axis(of_processes, index, axis=0)[0]
+    merged = np.empty_like(values)
+    for process, theirs in enumerate(exchange_arrays(values[owner == jax.process_index()])):
+        merged[owner == process] = theirs
+    return merged

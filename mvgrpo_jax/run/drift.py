@@ -157,6 +157,7 @@ def measure(config, out: Path, pairs: int, views: int, offline_file: str = "", t
         raise UserError("drift needs captions of pictures: set config.views.enhancer to embedded or vlm")
     if config.views.count < 1:
         config.views.count = config.group_size
+    config.train.view_chunk = min(config.train.view_chunk, 1)  # not as many views are compared as are trained
     out.mkdir(parents=True, exist_ok=True)
     run, initial = build(config)
     try:

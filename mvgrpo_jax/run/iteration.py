@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from mvgrpo_jax.core.advantages import is_flat
 from mvgrpo_jax.core.objectives import view_weights
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch, Captions, Condition, TrainState, Trajectory
@@ -221,9 +222,8 @@ def summarise(run: Run, iteration: int, scores: Scores, log: dict[str, jax.Array
         log[f"reward_captions_cut/{name}"] = float(scores.cut[name])
     for name in run.weights:
         values = scores.by_judge[name]
-        flat = values.max(-1) - values.min(-1) < 1e-6
         log[f"reward_views/{name}"] = float(values[active].mean())
-        log[f"zero_std/{name}"] = float(flat[active].mean())
+        log[f"zero_std/{name}"] = float(is_flat(values)[active].mean())
     log["views/active"] = float(active.sum(0).mean())
     log |= run.enhancer.log() if run.enhancer else {}
     if algorithm.graph.moving:

@@ -155,7 +155,8 @@ class Programs:
         trajectory, _ = rollout.rollout(lambda x, s: x, graph, algorithm.kernel, self.sigmas, self.g, start, noise)
         rewards = {n: jnp.zeros((1, prompts, graph.branches, graph.pictures)) for n, w in config.rewards.items() if w}
         memory = algorithm.chooser.memory if algorithm.chooser else None
-        return algorithm.select(key, trajectory, algorithm.advantage(rewards, trajectory, memory), stage, self.sigmas)
+        active = jnp.ones((1, prompts, graph.branches), bool)
+        return algorithm.select(key, trajectory, algorithm.advantage(rewards, active, trajectory, memory), stage, self.sigmas)
 
     @property
     def latent_shape(self) -> tuple[int, int]:
@@ -374,7 +375,7 @@ class Programs:
         some of no weight."""
 
         def run(key, trajectory: Trajectory, rewards, of_view, memory, stage):
-            advantage = self.algorithm.advantage(rewards, trajectory, memory)
+            advantage = self.algorithm.advantage(rewards, of_view > 0, trajectory, memory)
             chosen = self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
             weight = of_view[..., None] * chosen.weight
             fill = lambda a: jnp.pad(a, ((0, self.views - a.shape[0]), *[(0, 0)] * (a.ndim - 1)))

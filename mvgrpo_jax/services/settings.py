@@ -59,13 +59,14 @@ class Settings:
         self.fields()
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Settings:
-        """From a config's section, which may hold other keys too."""
+    def of(cls, values: dict[str, Any], processes: int = 1) -> Settings:
+        """From a config's section, which may hold other keys too. processes: share its concurrency, each with at least 1."""
         known = {f.name for f in dataclasses.fields(cls)}
         chosen = {k: v for k, v in values.items() if k in known}
         if isinstance(chosen.get("endpoints"), str):
             chosen["endpoints"] = tuple(chosen["endpoints"].split(","))
-        return cls(**chosen)
+        places = chosen.get("concurrency", cls.concurrency)
+        return cls(**chosen | {"concurrency": max(places // processes, min(places, 1))})
 
     def fields(self) -> dict[str, Any]:
         """The further fields of the request."""

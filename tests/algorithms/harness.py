@@ -102,7 +102,8 @@ def run(config, *, views=1, iteration=0, off_policy=0.0, memory=None, clip=None)
         return rollout.rollout(velocity, graph, algorithm.kernel, sigmas, g, jnp.asarray(start), given, shift)[0]
 
     trajectory = sample(params, moment.shift)
-    found = algorithm.advantage({"judge": jnp.asarray(rewards(trajectory.x0, views))}, trajectory, memory)
+    judged = {"judge": jnp.asarray(rewards(trajectory.x0, views))}
+    found = algorithm.advantage(judged, jnp.ones(pooled.shape[:3], bool), trajectory, memory)
     chosen = algorithm.select(jax.random.key(3), trajectory, found, moment.stage, sigmas)
     weight = np.full((views, 1, 1, 1), 1.0 / views, np.float32) * np.asarray(chosen.weight)
     batch = Batch(

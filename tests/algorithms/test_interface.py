@@ -45,8 +45,34 @@ def test_every_algorithm_builds_from_its_defaults(name, steps, group):
     reward = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, graph.branches, graph.pictures)), jnp.float32)
     memory = method.chooser.memory if method.chooser else None
     trajectory = SimpleNamespace(transitions=SimpleNamespace(log_prob=jnp.zeros((8, graph.blocks, group))))
-    found = method.advantage({"clip": reward}, trajectory, memory)
+    found = method.advantage({"clip": reward}, jnp.ones(reward.shape[:3], bool), trajectory, memory)
     assert np.isfinite(found).all() and found.shape[:2] == (2, 8) and found.shape[-1] == group
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_a_missing_caption_takes_no_part_in_the_deviation_of_the_batch(name):
+    """View 1 of prompt 2 is missing, its rewards are 0: the others' advantages are those of a batch without that prompt."""
+    config = common.get_config()
+    config.algorithm.name, config.sampling.steps, config.group_size, own = name, 10, 4, config.algorithm[name]
+    own.combine = "whitened"
+    if "global_std" in own:
+        own.global_std = True
+    method = algorithms.make(config)
+    graph, rng = method.graph, np.random.default_rng(1)
+    shape = (2, 8, graph.branches, graph.pictures)
+    rewards = {"clip": rng.normal(3.0, 1.0, shape).astype(np.float32)}
+    active, log_prob = np.ones(shape[:3], bool), rng.normal(size=(8, graph.blocks, graph.group)).astype(np.float32)
+    active[1, 2], rewards["clip"][1, 2] = False, 0.0
+
+    def advantage(prompts):
+        trajectory = SimpleNamespace(transitions=SimpleNamespace(log_prob=jnp.asarray(log_prob[prompts])))
+        memory = np.tile(np.float32([2.5, 0.8, 1.0]), (len(prompts), 1)) if method.chooser else None
+        reward = {judge: jnp.asarray(values[:, prompts]) for judge, values in rewards.items()}
+        return np.asarray(method.advantage(reward, jnp.asarray(active[:, prompts]), trajectory, memory))
+
+    whole, without = advantage(np.arange(8)), advantage(np.delete(np.arange(8), 2))
+    np.testing.assert_allclose(np.delete(whole, 2, 1)[1], without[1], rtol=1e-5, atol=1e-6)
+    assert np.isfinite(whole).all()
 
 
 @pytest.mark.parametrize("name", algorithms.names())

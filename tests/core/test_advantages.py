@@ -6,6 +6,7 @@ import pytest
 
 from mvgrpo_jax.core import advantages
 
+THERE = jnp.ones((1,), bool)
 REWARD = jnp.asarray([[1.0, 2.0, 3.0, 6.0], [0.1, 0.1, 0.1, 0.1]])
 
 
@@ -33,15 +34,37 @@ def test_equal_rewards_give_exactly_nothing():
 def test_combining_before_or_after_normalising():
     a, b = jnp.asarray([[0.0, 1.0]]), jnp.asarray([[30.0, 10.0]])
     weights = {"a": 1.0, "b": 0.5}
-    after = advantages.combine({"a": a, "b": b}, weights, "advantages")
+    after = advantages.combine({"a": a, "b": b}, weights, "advantages", THERE)
     unit = np.sqrt(0.5)  # two values: each is 1/sqrt(2) unbiased deviations from the mean
     np.testing.assert_allclose(after, [[-unit + 0.5 * unit, unit - 0.5 * unit]], rtol=1e-5)
-    before = advantages.combine({"a": a, "b": b}, weights, "rewards")  # 15 against 6: the first is better
+    before = advantages.combine({"a": a, "b": b}, weights, "rewards", THERE)  # 15 against 6: the first is better
     np.testing.assert_allclose(before, [[unit, -unit]], rtol=1e-5)
     with pytest.raises(ValueError, match="advantages, rewards"):
-        advantages.combine({"a": a}, weights, "mean")
+        advantages.combine({"a": a}, weights, "mean", THERE)
 
 
 def test_one_deviation_for_the_batch():
     got = advantages.group_advantage(REWARD[:1], deviation=jnp.asarray([[2.0]]), eps=0.0)
     np.testing.assert_allclose(got, [[-1.0, -0.5, 0.0, 1.5]])
+
+
+def test_a_deviation_of_the_batch_leaves_out_missing_views():
+    """View 0 of two prompts and two samples is 1, 3 and 5, 7: mean 4, squares 9 + 1 + 1 + 9, deviation sqrt(5). Of view 1 the
+    second caption is missing: of 2 and 6 the deviation is 2, with the zeros it would be sqrt(6). View 2 has none at all."""
+    reward = jnp.asarray([[[[1.0, 3.0]], [[5.0, 7.0]]], [[[2.0, 6.0]], [[0.0, 0.0]]], [[[0.0, 0.0]], [[0.0, 0.0]]]])
+    active = jnp.asarray([[[True], [True]], [[True], [False]], [[False], [False]]])
+    got = advantages.batch_deviation(reward, active)
+    assert got.shape == (3, 1, 1, 1)
+    np.testing.assert_allclose(got.reshape(-1), [np.sqrt(5.0), 2.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(advantages.batch_deviation(reward, active | True)[1].item(), np.sqrt(6.0), rtol=1e-6)
+    # of 2 and 6 the unbiased advantages are -+ 1 / sqrt(2), whose population deviation is 1 / sqrt(2) again
+    whitened = advantages.combine({"a": reward}, {"a": 1.0}, "whitened", active)
+    np.testing.assert_allclose(whitened[1, 0, 0], [-1.0, 1.0], rtol=2e-4)
+    np.testing.assert_array_equal(whitened[2], 0.0)
+
+
+def test_flatness_is_the_same_on_the_host():
+    """Rewards near 1000 that differ by 1e-4 are equal in float32; near 1 they are not."""
+    reward = np.float32([[1000.0, 1000.0001], [1.0, 1.0001], [1e-7, 2e-7]])
+    for values in (reward, jnp.asarray(reward)):
+        np.testing.assert_array_equal(advantages.is_flat(values), [True, False, True])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvgrpo_jax.core.microbatches import AXES, Counts, cut, scan
+from mvgrpo_jax.core.microbatches import AXES, Counts, cut, join, scan
 from mvgrpo_jax.core.structs import Batch, Condition, Old, Steps, Transitions
 
 VIEWS, PROMPTS, BLOCKS, DRAWS, STATES, PATHS = 4, 12, 3, 6, 2, 2
@@ -74,3 +74,12 @@ def test_a_scan_visits_in_order_and_shares_what_has_one():
     assert total == want
     np.testing.assert_array_equal(np.ravel(ys), [10, 12, 14, 23, 25, 27])
     assert len(AXES) == len(COUNTS)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, COUNTS._replace(minibatch=1, state=1), Counts(1, BLOCKS, 1, 1, 1)])
+def test_what_was_cut_is_joined_again(counts):
+    old = batch_of(1).old
+    micro = cut(batch_of(1), counts)
+    _, got = scan(lambda carry, m: (carry, Old(*m.old)), None, micro, len(AXES))
+    for a, b in zip(got, old):
+        np.testing.assert_array_equal(join(a, counts), b)

@@ -215,6 +215,22 @@ def test_an_optimiser_step_for_each_trained_step(shared):
     assert state.step == 2 and metrics["ratio/max"] > 1.0
 
 
+def test_old_densities_obey_the_chunks():
+    """The same numbers; on shapes, temporaries a chunk's share of the whole, and no more than the update has."""
+    up, params = tiny.updater()
+    batch = tiny.draw(up, params, window(4, 0, 4, 4, trained=(0, 1)), views=4, prompts=4)
+    cut = dataclasses.replace(up, view_chunk=1, prompt_chunk=1, state_chunk=2, minibatches=2)
+    want, got = (jax.jit(u.old_densities)(params, batch).log_prob for u in (up, cut))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+
+    def temporaries(function, *arguments):
+        return jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
+
+    chunked = temporaries(cut.old_densities, params, batch)
+    assert chunked < temporaries(up.old_densities, params, batch) / 8
+    assert chunked <= temporaries(cut.update, jax.eval_shape(cut.init, params), None, batch._replace(old=None))
+
+
 @pytest.mark.parametrize("divergence", sorted(objectives.DIVERGENCES))
 def test_kl_pulls_towards_the_reference(shared, divergence):
     up, params, batch = shared

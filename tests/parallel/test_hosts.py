@@ -4,10 +4,13 @@ import json
 
 import jax
 import numpy as np
+import pytest
+from jax._src import distributed
 
 from mvgrpo_jax.enhancers import OnlineEnhancer
 from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.world import render, scene
+from mvgrpo_jax.parallel.hosts import agree, exchange
 from mvgrpo_jax.run.pictures import to_uint8
 from tests.processes import together
 
@@ -18,11 +21,28 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
 import jax
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from tests.parallel.test_hosts import captioned
-from mvgrpo_jax.parallel.hosts import exchange
-texts = exchange("x" * (3 + 4 * jax.process_index()) + "\\u00e9")
-print(json.dumps([texts, *captioned()]))
+from tests.parallel.test_hosts import captioned, compilations, told
+print(json.dumps([compilations(told), *captioned()]))
 """
+
+
+def told():
+    """Texts and flags of all processes: texts of another length in each of 20 calls, one of 3 MB, one of no letter."""
+    me = jax.process_index()
+    texts = [exchange("x" * (n + 4 * me) + "\u00e9") for n in range(20)]
+    large = exchange(chr(65 + me) * 3_000_000)
+    flags = [agree(flag) for flag in (False, me == 1, True)]
+    left = distributed.global_state.client.key_value_dir_get("mvgrpo_jax/exchange") if jax.process_count() > 1 else []
+    return texts[3], [(t[0], len(t)) for t in large], exchange(""), flags, len(left)
+
+
+def compilations(function):
+    """(what it returns, programs compiled meanwhile)."""
+    count = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: count.append(event) if event == "/jax/core/compile/backend_compile_duration" else None
+    )
+    return function(), len(count)
 
 
 def captioned():
@@ -45,10 +65,23 @@ def captioned():
     return out, len(asked)
 
 
-def test_captions_of_two_processes():
-    results = together(SCRIPT)
-    said = [json.loads(out.splitlines()[-1]) for out, _ in results]
+@pytest.fixture(scope="module")
+def said():
+    return [json.loads(out.splitlines()[-1]) for out, _ in together(SCRIPT)]
+
+
+def test_text_travels_without_a_compiled_program(said):
+    for told, count in (process[0] for process in said):
+        assert told[:3] == [["xxx\u00e9", "xxxxxxx\u00e9"], [["A", 3_000_000], ["B", 3_000_000]], ["", ""]]
+        assert told[3] == [False, True, True] and count == 0
+        assert told[4] <= 3  # texts of the last exchange, and of the one before what another process has not yet taken away
+
+
+def test_a_compiled_program_is_counted():
+    assert compilations(lambda: float(jax.jit(lambda x: x * 1.25 + 7)(jax.numpy.arange(3.0)).sum()))[1] > 0
+
+
+def test_captions_of_two_processes(said):
     whole, requests = captioned()
-    assert said[0][0] == said[1][0] == ["xxx\u00e9", "xxxxxxx\u00e9"]
     assert said[0][1] == said[1][1] == whole
     assert [s[2] for s in said] == [3, 3] and requests == 6

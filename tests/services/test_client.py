@@ -252,6 +252,11 @@ def test_a_key_goes_to_the_server_and_nowhere_else(tmp_path, monkeypatch, capfd)
     assert "very-secret" not in shown
 
 
+def test_processes_share_the_places_at_an_endpoint():
+    places = [Settings.of({"model": "m", "concurrency": 10, "count": 3}, n).concurrency for n in (1, 2, 3, 16)]
+    assert places == [10, 5, 3, 1]
+
+
 def test_settings_are_checked():
     for values, message in (
         ({"attempt_s": 9.0, "request_s": 1.0}, "attempt_s <= request_s <= batch_s"),
