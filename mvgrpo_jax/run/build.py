@@ -126,8 +126,7 @@ def build(config) -> tuple[Run, Params]:
 def load(outlined: Outline) -> tuple[Run, Params]:
     """Reads the weights of an outlined run onto its mesh. What the outline holds is the run's then, or closed by an error."""
     try:
-        with jax.set_mesh(outlined.mesh):
-            return _load(outlined)
+        return _load(outlined)
     except BaseException:
         outlined.close()
         raise
@@ -145,8 +144,11 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         captions = outlined.enhancer.known() if outlined.enhancer else []
         if captions is None:
             raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
-        text.encode_all(outlined.prompts + outlined.held_out + captions)
+        with jax.set_mesh(outlined.mesh):  # a program that is traced here is the run's
+            text.encode_all(outlined.prompts + outlined.held_out + captions)
     transformer, panel = pipeline.params.pop("transformer"), rewards.Panel(judges, outlined.mesh)
+    with jax.set_mesh(outlined.mesh):
+        evaluation = Evaluation(programs, outlined.held_out, text, panel) if config.eval.every else None
     initial = adapters if programs.lora else transformer
     algorithm = programs.algorithm
     eager = outlined.enhancer is not None and outlined.enhancer.eager
@@ -160,7 +162,7 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         enhancer=outlined.enhancer,
         panel=panel,
         weights={name: weight for name, weight in config.rewards.items() if weight},
-        evaluation=Evaluation(programs, outlined.held_out, text, panel) if config.eval.every else None,
+        evaluation=evaluation,
         frozen=transformer if programs.lora else None,
         reference=jax.tree.map(jnp.copy, initial) if algorithm.objective.reference else None,
         overlap=eager and config.views.overlap and algorithm.graph.separable and not algorithm.chooser,

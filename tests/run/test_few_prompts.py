@@ -44,7 +44,7 @@ def test_every_device_has_its_share(both):
     _, (run, samples, _, batch, *_) = both
     assert (rules.parts("prompts", run.mesh), rules.parts("lanes", run.mesh)) == (2, 4)
     for pictures in samples.pictures:
-        assert {s.data.shape[:2] for s in pictures.items.addressable_shards} == {(1, 1)}
+        assert pictures.items.sharding.shard_shape(pictures.items.shape)[:2] == (1, 1)
     assert run.programs.updater.spread_views and batch.views.txt.shape[0] == 4
     assert {s.data.shape[:2] for s in batch.views.txt.addressable_shards} == {(1, 1)}
 
