@@ -26,6 +26,8 @@ from mvgrpo_jax.parallel.hosts import exchange
 from mvgrpo_jax.services import Failure, Rejected, Worker
 
 MISSING = ("mask", "offline", "stop")
+# What is logged of every iteration, beside the captioner's own.
+COUNTED = ("asked", "missing", "cut", "replaced", "wait_s")
 
 
 class Outage(UserError):
@@ -78,7 +80,7 @@ class OnlineEnhancer:
         self.captioner, self.count, self.seed, self.perspectives = captioner, count, seed, perspectives
         self.batch_s, self.missing, self.spare, self.patience, self.fit = batch_s, missing, spare, patience, fit
         self.barren = 0
-        self.counts: collections.Counter[str] = collections.Counter()
+        self.counts = dict.fromkeys(COUNTED, 0.0)  # of all processes
         self.worker = Worker("enhancer")
 
     @property
@@ -103,10 +105,14 @@ class OnlineEnhancer:
         return out
 
     def log(self) -> dict[str, float]:
-        counts, self.counts = self.counts, collections.Counter()
-        out = {f"enhancer/{name}": float(counts[name]) for name in ("asked", "missing", "cut", "replaced", "waited_s")}
-        out["enhancer/wait_s"] = out.pop("enhancer/waited_s")
-        return out | {f"enhancer/{name}": value for name, value in self.captioner.take_log().items()}
+        counts, self.counts = self.counts, dict.fromkeys(COUNTED, 0.0)
+        return {f"enhancer/{name}": float(value) for name, value in counts.items()}
+
+    def tally(self, counts: dict[str, float]) -> None:
+        """Adds what a process counted; of seconds the longest stay."""
+        for name, value in counts.items():
+            before = self.counts.get(name, 0.0)
+            self.counts[name] = max(before, value) if name.endswith("_s") else before + value
 
     def close(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -138,29 +144,30 @@ class OnlineSession:
         enhancer, began = self.enhancer, time.perf_counter()
         arrived: list[tuple[int, int, int, str]] = []
         reasons: collections.Counter[str] = collections.Counter()
-        detail = ""
+        detail, cut = "", 0
         for (k, p, r), future in self.futures.items():
             try:
                 text = future.result(timeout=enhancer.batch_s + 5)
                 fitted = enhancer.fit(text)
-                enhancer.counts["cut"] += fitted != text
+                cut += fitted != text
                 arrived.append((k, p, r, fitted))
             except (Failure, Rejected) as error:
                 reasons[getattr(error, "reason", "rejected")] += 1
                 detail = str(error)
             except TimeoutError:
                 reasons["deadline"] += 1
-        enhancer.counts["asked"] += len(self.futures)
-        enhancer.counts["missing"] += sum(reasons.values())
-        enhancer.counts["waited_s"] += time.perf_counter() - began
-        of_hosts = [json.loads(text) for text in exchange(json.dumps([arrived, reasons, detail]))]
+        counts = {"asked": len(self.futures), "missing": sum(reasons.values()), "cut": cut}
+        counts |= {"wait_s": time.perf_counter() - began} | enhancer.captioner.take_log()
+        of_hosts = [json.loads(text) for text in exchange(json.dumps([arrived, reasons, detail, counts]))]
         captions: Captions = [[[None] * self.branches for _ in self.prompts] for _ in range(enhancer.count)]
-        for k, p, r, text in (item for arrivals, _, _ in of_hosts for item in arrivals):
+        for k, p, r, text in (item for arrivals, *_ in of_hosts for item in arrivals):
             captions[k][p][r] = text
-        reasons = sum((collections.Counter(counts) for _, counts, _ in of_hosts), collections.Counter())
+        for *_, counted in of_hosts:
+            enhancer.tally(counted)
+        reasons = sum((collections.Counter(failed) for _, failed, *_ in of_hosts), collections.Counter())
         if reasons:
-            self._missing(captions, reasons, next((said for _, _, said in of_hosts if said), ""))
-        enhancer.barren = enhancer.barren + 1 if self.prompts and not any(arrivals for arrivals, _, _ in of_hosts) else 0
+            self._missing(captions, reasons, next((said for _, _, said, _ in of_hosts if said), ""))
+        enhancer.barren = enhancer.barren + 1 if self.prompts and not any(arrivals for arrivals, *_ in of_hosts) else 0
         return captions
 
     def _missing(self, captions: Captions, reasons: collections.Counter, detail: str) -> None:
