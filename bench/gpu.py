@@ -100,35 +100,37 @@ def measure(case: str, report: Report, tiny: bool) -> None:
         report.add({"row": name} | facts | row | {"took": time.perf_counter() - began})
 
 
-def plan() -> None:
-    """The peak of every program that is measured, by chip and case, compiled without one."""
+def plan(chips: list[str]) -> None:
+    """The peak of every program that is measured, by chip and case, compiled without one; what is there is kept."""
     from mvgrpo_jax.planning import hardware
 
     hardware.prepare_environment()
     from bench import gpu_cases
     from mvgrpo_jax.planning import compilation
 
-    facts = {}
-    for chip in ("h200", "h100"):
+    facts = json.loads(PLANS.read_text()) if PLANS.exists() else {}
+    for chip in chips:
         for case, (_, _, wanted) in gpu_cases.RUNS.items():
-            only = [name for name in wanted if name not in ("ratio", "precision")] + ["old_densities"] * ("ratio" in wanted)
-            costs, _ = compilation.measure(gpu_cases.config_of(case), f"{chip}:1x1", tuple(only))
-            facts.setdefault(chip, {})[case] = {c.name: c.peak for c in costs}
-            print(chip, case, {c.name: f"{c.peak / GIB:.1f} GiB{c.error}" for c in costs}, flush=True)
-    PLANS.write_text(json.dumps(facts, indent=2) + "\n")
+            peaks = facts.setdefault(chip, {}).setdefault(case, {})
+            for name in ({"ratio": "old_densities", "precision": ""}.get(row, row) for row in wanted):
+                if name and name not in peaks:
+                    costs, _ = compilation.measure(gpu_cases.config_of(case), f"{chip}:1x1", (name,))
+                    peaks[name] = costs[0].peak
+                    PLANS.write_text(json.dumps(facts, indent=2) + "\n")
+                    print(f"{chip}, {case}, {name}: {peaks[name] / GIB:.1f} GiB {costs[0].error}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--plan", action="store_true")
+    parser.add_argument("--plan", nargs="*", metavar="CHIP", help="chips to plan for (default: h200 h100)")
     parser.add_argument("--seconds", type=float, default=480.0, help="for all cases; those that are left then are left out")
     parser.add_argument("--only", nargs="+", default=("kernels", "lora", "full", "stored", "judges"), metavar="CASE")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.plan:
-        plan()
+    if options.plan is not None:
+        plan(options.plan or ["h200", "h100"])
     elif options.case:
         measure(options.case, Report(options.out), options.tiny)
     else:
