@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,19 @@ PUBLISHED = {"FLUX.1-dev": True, "FLUX.1-schnell": False}  # name -> whether it 
 
 
 def published(name: str, **options) -> Pipeline:
-    """A published pipeline by its shapes alone, with no folder: what planning needs. UserError for an unknown name."""
-    if name not in PUBLISHED:
-        raise UserError(f"{name}: no such folder, and not a known model;{did_you_mean(name, PUBLISHED)} {', '.join(PUBLISHED)}")
-    flux_config = flux.FluxConfig(guidance_embeds=PUBLISHED[name])
+    """A published pipeline by its shapes alone, with no folder: what planning needs. NAME:4+8 has so many double and single
+    blocks. UserError for an unknown name."""
+    known, colon, blocks = name.partition(":")
+    if known not in PUBLISHED:
+        raise UserError(
+            f"{name}: no such folder, and not a known model;{did_you_mean(known, PUBLISHED)} {', '.join(PUBLISHED)}"
+        )
+    flux_config = flux.FluxConfig(guidance_embeds=PUBLISHED[known])
+    if colon:
+        if not (counts := re.fullmatch(r"([1-9]\d*)\+([1-9]\d*)", blocks)):
+            raise UserError(f"{name}: expected {known}:DOUBLE+SINGLE, two numbers of blocks, as {known}:4+8")
+        double, single = map(int, counts.groups())
+        flux_config = dataclasses.replace(flux_config, num_layers=double, num_single_layers=single)
     return Pipeline(
         folder=Path(name),
         transformer=flux.flux(flux_config, **options),

@@ -59,3 +59,12 @@ def test_clip_reads_no_more_tokens_than_it_has_positions(copied, length):
     ids_clip, ids_t5, cut = pipelines.tokenize(pipeline, [text], 24)
     assert ids_clip.shape == (1, min(length or 40, 40)) and ids_t5.shape == (1, 24) and len(cut) == 1
     assert ids_clip.max() < pipeline.text_encoder.shapes["text_model"]["embeddings"]["token_embedding"]["embedding"].shape[0]
+
+
+def test_a_published_network_with_fewer_blocks():
+    whole, cut = (pipelines.published(name) for name in ("FLUX.1-schnell", "FLUX.1-schnell:4+8"))
+    assert cut.transformer.stacks == {"transformer_blocks": 4, "single_transformer_blocks": 8}
+    assert not cut.flux_config.guidance_embeds and cut.flux_config.width == whole.flux_config.width
+    for name in ("FLUX.1-dev:4", "FLUX.1-dev:0+8", "FLUX.1-dev:"):
+        with pytest.raises(UserError, match="expected FLUX.1-dev:DOUBLE"):
+            pipelines.published(name)
