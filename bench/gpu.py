@@ -2,7 +2,7 @@
 
 Needs an H100 or H200 and some seven minutes, no weights and no data. Rows are written to DIR/rows.jsonl and DIR/table.md as
 they come; a row or a case that fails says why there, and the others go on. `--tiny` runs all rows at toy size on a CPU.
-`--plan`, on a machine with the compilers of the extra `plan`, makes docs/gpu_plan.json: what `plan` says of the same programs.
+`--plan`, on a machine with the compilers of the extra `plan`, makes docs/gpu/plan.json: what `plan` says of the same programs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-PLANS = ROOT / "docs" / "gpu_plan.json"
+PLANS = ROOT / "docs" / "gpu" / "plan.json"
 GIB = 2**30
 HEAD = ("row", "seconds", "TFLOP", "TFLOP/s", "of peak", "of matmul", "MFU", "a second", "peak GiB", "plan GiB", "ratio")
 HEAD += ("compile s", "note")
@@ -112,7 +112,7 @@ def plan(chips: list[str]) -> None:
     for chip in chips:
         for case, (_, _, wanted) in gpu_cases.RUNS.items():
             peaks = facts.setdefault(chip, {}).setdefault(case, {})
-            for name in ({"ratio": "old_densities", "precision": ""}.get(row, row) for row in wanted):
+            for name in ({"ratio": "old_densities", "encode": "encode_views", "precision": ""}.get(row, row) for row in wanted):
                 if name and name not in peaks:
                     costs, _ = compilation.measure(gpu_cases.config_of(case), f"{chip}:1x1", (name,))
                     peaks[name] = costs[0].peak

@@ -23,7 +23,6 @@ from mvgrpo_jax.models.lora import join
 from mvgrpo_jax.planning import flops
 from mvgrpo_jax.planning.abstract import AbstractRun
 from mvgrpo_jax.rewards.preprocess import Preprocess
-from mvgrpo_jax.run import budget
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 30.0  # seconds of a row's calls after which no further one is made
@@ -146,7 +145,7 @@ class Programs:
             self.frozen = random(self.run.frozen) if self.run.frozen else None
             self.encoders, self.decoder = random(self.run.encoders), random(self.run.decoder)
             self.state = self.fresh()
-            self.prompt = random(self.run._condition(self.config.prompts_per_iteration))
+            self.prompt = random(self.calls["rollout"].arguments[1])
         self.x0 = self.transitions = None
         self.compiled = {}
 
@@ -190,7 +189,7 @@ class Programs:
         abstract = self.calls["update"].arguments[2]
         if transitions is None:
             stage = self.programs.algorithm.schedule(0).stage
-            transitions = jax.jit(lambda: budget.selected(self.config, self.programs, stage).transitions)()
+            transitions = jax.jit(lambda: self.programs.selected(self.config, stage).transitions)()
         views = jax.tree.map(lambda a, x: jnp.broadcast_to(a[None, :, None], x.shape), self.prompt, abstract.views)
         advantage = jax.random.normal(jax.random.key(1), abstract.advantage.shape)
         weight = jnp.full(abstract.weight.shape, 1.0 / abstract.weight.shape[0])
@@ -225,15 +224,15 @@ class Programs:
 
     def decode(self) -> dict:
         row, run = self.ready("decode"), self.compiled["decode"]
-        row, images = self.finished("decode", row, lambda: run(self.decoder, self.x0))
+        row, (images, _) = self.finished("decode", row, lambda: run(self.decoder, self.x0[:, 0]))
         return row | {"rate": math.prod(images.shape[:-3]) / row["seconds"], "unit": "pictures/s"}
 
     def encode(self) -> dict:
-        row, run = self.ready("encode"), self.compiled["encode"]
-        ids = [jax.random.randint(jax.random.key(0), x.shape, 0, 100) for x in self.calls["encode"].arguments[1:]]
-        ids = self.placed(ids, list(self.calls["encode"].arguments[1:]))
-        row, _ = self.finished("encode", row, lambda: run(self.encoders, *ids))
-        return row | {"rate": ids[0].shape[0] / row["seconds"], "unit": "texts/s"}
+        row, run = self.ready("encode_views"), self.compiled["encode_views"]
+        abstract = list(self.calls["encode_views"].arguments[1:])
+        ids = self.placed([jax.random.randint(jax.random.key(0), x.shape, 0, 100) for x in abstract], abstract)
+        row, _ = self.finished("encode_views", row, lambda: run(self.encoders, *ids))
+        return row | {"rate": math.prod(ids[0].shape[:-1]) / row["seconds"], "unit": "texts/s"}
 
     def precision(self) -> dict:
         """A forward pass in bfloat16 with either attention beside one in float32."""

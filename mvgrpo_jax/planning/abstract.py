@@ -91,7 +91,7 @@ class AbstractRun:
         self.overlapped = eager and programs.algorithm.graph.separable and not programs.algorithm.chooser
         batches = math.ceil(config.prompts.eval_count / programs.items) if config.eval.every else 0
         self.evaluated = [self._condition(programs.items, place=programs.place("batch")) for _ in range(batches)]
-        made = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
+        made = {name: rewards.described(name, dict(config.judges.get(name, {}))) for name in config.rewards}
         self.panel = {name: made[name] for name in on_devices(made)}
         self.judges = {
             name: placed(
@@ -177,8 +177,9 @@ class AbstractRun:
         """The judges on the devices, asked about a branch's pictures."""
         calls = {}
         for name, judge in self.panel.items():
+            lead = (views, pictures.shape[0])
             tokens = jax.tree.map(
-                lambda a: self._array((views, pictures.shape[0], *a.shape[1:]), a.dtype, None, "prompts"), judge.tokens(["x"])
+                lambda a, lead=lead: self._array((*lead, *a.shape), a.dtype, None, "prompts"), judge.token_shapes
             )
             arguments = (self.judges[name], pictures, tokens)
             calls[title.format(name)] = Call(

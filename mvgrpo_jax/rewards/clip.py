@@ -21,6 +21,23 @@ from mvgrpo_jax.rewards.preprocess import Preprocess, as_float
 EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "clip-nano"
 
 
+# Published towers by the name of their folder, for planning without it: the CLIP of the same size.
+PUBLISHED = {
+    "clip-vit-large-patch14": {
+        "text_config": {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+        "vision_config": {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "patch_size": 14,
+        },
+        "projection_dim": 768,
+    },
+}
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's channels
+
+
 class ClipReward:
     """folder: a CLIPModel folder, or 'clip-nano' (embedded). scale multiplies the cosine. chunk: items that a device puts
     through a tower at a time.
@@ -32,15 +49,39 @@ class ClipReward:
     def __init__(self, folder: str = "clip-nano", scale: float = 1.0, chunk: int = 64):
         from transformers import CLIPTokenizer
 
-        self.folder = path = EMBEDDED if folder == "clip-nano" else Path(folder)
-        self.config = clip.config_from(read_json(path / "config.json"))
-        self.network = clip.clip(self.config)
-        self.tokenizer = CLIPTokenizer.from_pretrained(path)
+        path = EMBEDDED if folder == "clip-nano" else Path(folder)
         prepare = path / "preprocessor_config.json"
-        self.prepare = Preprocess.read(read_json(prepare), self.config.vision.image_size, str(prepare))
+        self._describe(read_json(path / "config.json"), read_json(prepare), str(prepare), scale, chunk)
+        self.folder, self.tokenizer = path, CLIPTokenizer.from_pretrained(path)
+
+    @classmethod
+    def published(cls, folder: str, scale: float = 1.0, chunk: int = 64) -> ClipReward | None:
+        """The judge by its shapes alone, with neither weights nor a tokenizer; None where the folder's name is not known."""
+        if (known := PUBLISHED.get(Path(folder).name)) is None:
+            return None
+        judge = cls.__new__(cls)
+        judge._describe(known, {"image_mean": MEAN, "image_std": STD}, folder, scale, chunk)
+        return judge
+
+    def _describe(self, config: dict, prepare: dict, source: str, scale: float, chunk: int) -> None:
+        self.config = clip.config_from(config)
+        self.network = clip.clip(self.config)
+        self.prepare = Preprocess.read(prepare, self.config.vision.image_size, source)
         self.scale, self.chunk = scale, chunk
+        self.folder = self.tokenizer = None
         self._cut: set[str] = set()
         self._warned = False
+
+    @property
+    def token_shapes(self) -> jax.ShapeDtypeStruct:
+        """Of one text."""
+        return jax.ShapeDtypeStruct((self.length,), jnp.int32)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a text that the text tower has places for."""
+        places = self.config.text.max_position_embeddings
+        return min(places, self.tokenizer.model_max_length) if self.tokenizer else places
 
     def load(self, sharding: Callable | None = None) -> Params:
         return import_params(self.network, self.folder, dtype=jnp.float32, sharding=sharding)
@@ -51,7 +92,7 @@ class ClipReward:
 
     def tokens(self, texts: list[str]) -> np.ndarray:
         """int32 [N, S]: the first tokens that the text tower has places for."""
-        length = min(self.config.text.max_position_embeddings, self.tokenizer.model_max_length)
+        length = self.length
         encoded = self.tokenizer(texts, padding="max_length", max_length=length, truncation=True)
         cut = {text for text, one in zip(texts, encoded.encodings) if one.overflowing}
         self._cut |= cut

@@ -1,0 +1,51 @@
+"""What compiles, and when: nothing after the first iteration."""
+
+import jax
+import pytest
+
+from mvgrpo_jax.enhancers.online import OnlineSession
+from mvgrpo_jax.run import loop
+from tests.runs import small_config
+
+EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture
+def compiled():
+    """Names of the compilations that happen, in order; a line for the begin of each iteration."""
+    seen = []
+
+    def listen(event, duration, **facts):
+        if event == EVENT:
+            seen.append(str(facts.get("fun_name", event)))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypatch):
+    """Six iterations with a window that moves, one in which no caption comes, evaluations in between, and a checkpoint."""
+    config = small_config(iterations=6)
+    config.algorithm.name = "mixgrpo"
+    config.algorithm.mixgrpo.update(size=2, dwell=2)
+    config.views.patience = 0
+    config.eval.update(every=2, steps=2)
+    config.checkpoint.every = 3
+    iterate, collect = loop.Loop.iterate, OnlineSession.collect
+
+    def iterating(self, number):
+        iterate(self, number)
+        compiled.append(number)
+
+    def collecting(self):
+        captions = collect(self)
+        return [[[None] * len(p) for p in view] for view in captions] if self.iteration == 3 else captions
+
+    monkeypatch.setattr(loop.Loop, "iterate", iterating)
+    monkeypatch.setattr(OnlineSession, "collect", collecting)
+    loop.train(config, tmp_path)
+    first, *later = [compiled.index(n) for n in range(6)]
+    assert compiled[first + 1 : later[-1] + 1] == [1, 2, 3, 4, 5]
+    names = [n for n in compiled[:first] if isinstance(n, str)]
+    assert len(names) > 10
