@@ -13,13 +13,13 @@ from mvgrpo_jax import enhancers
 from mvgrpo_jax.enhancers import OnlineEnhancer, Outage, perspectives
 from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.nano.world import captions, render, scene
+from mvgrpo_jax.nano.world import render, scene
 from mvgrpo_jax.run import loop, metrics
 from mvgrpo_jax.run.pictures import to_uint8
 from mvgrpo_jax.services import Service, Settings
 from tests.runs import leaves, small_config
 from tests.services import faults
-from tests.services.faults import FaultServer, completion, http, says, slow, status
+from tests.services.faults import FaultServer, says, seeded, slow, status
 
 IMAGES = to_uint8(np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(3)]] for p in range(2)]))
 PROMPTS = ["a red circle", "a small blue square"]
@@ -31,17 +31,6 @@ def online(server, count=3, **options):
     service = Service(Settings(endpoints=(server.url,), model="m", **settings))
     captioner = VlmCaptioner(service, Encoding(size=16))
     return OnlineEnhancer(captioner, count, 0, perspectives.DEFAULT, batch_s=settings["batch_s"], **options)
-
-
-def seeded(words=None):
-    """A server's reply that depends on the request's seed alone, as a real one's would at temperature 0."""
-
-    async def reply(writer, request):
-        drawn = scene.sample(np.random.default_rng(request["seed"]))
-        text = captions.describe(drawn, "subject") if words is None else words[request["seed"] % len(words)]
-        writer.write(http(completion(text)))
-
-    return reply
 
 
 @pytest.mark.parametrize("format, lossless", [("png", True), ("jpeg", False), ("webp", False)])

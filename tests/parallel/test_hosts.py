@@ -12,15 +12,11 @@ from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.world import render, scene
 from mvgrpo_jax.parallel.hosts import agree, exchange
 from mvgrpo_jax.run.pictures import to_uint8
-from tests.processes import together
+from tests.processes import succeed, together
 
 PROMPTS = ["a red circle", "a blue square", "a green cross"]
 SCRIPT = """
-import json, os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+import json
 from tests.parallel.test_hosts import captioned, compilations, told
 print(json.dumps([compilations(told), *captioned()]))
 """
@@ -67,7 +63,7 @@ def captioned():
 
 @pytest.fixture(scope="module")
 def said():
-    return [json.loads(out.splitlines()[-1]) for out, _ in together(SCRIPT)]
+    return [json.loads(out.splitlines()[-1]) for out in succeed(together(SCRIPT))]
 
 
 def test_text_travels_without_a_compiled_program(said):

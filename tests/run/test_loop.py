@@ -18,7 +18,7 @@ from mvgrpo_jax import pipelines, sample
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.run import checkpoint, export, iteration, loop, metrics
 from mvgrpo_jax.run.build import outline
-from tests.processes import together
+from tests.processes import succeed, together
 from tests.runs import leaves, small_config
 
 ROOT = Path(__file__).parents[2]
@@ -126,24 +126,19 @@ def test_adapters_are_trained_exported_and_started_from(tmp_path):
 
 
 TOGETHER = """
-import os, sys
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from mvgrpo_jax.run import loop
 from tests.runs import small_config
 config = small_config(iterations=2)
 config.mesh.fsdp = 2
-loop.train(config, sys.argv[3])
+loop.train(config, ARGUMENTS[0])
 """
 
 
 def test_a_run_of_two_processes_is_the_run_of_one(finished, tmp_path, capsys):
     """Parameters and prompts split over both for two iterations, then gone on with by one. One of them writes and prints."""
     one, config = finished
-    outputs = together(TOGETHER, str(tmp_path / "two"))
-    assert "samples" in outputs[0][0] and all(line.startswith("[Gloo]") for line in outputs[1][0].splitlines())
+    outputs = succeed(together(TOGETHER, str(tmp_path / "two")))
+    assert "samples" in outputs[0] and all(line.startswith("[Gloo]") for line in outputs[1].splitlines())
     for name in ("pipeline/model_index.json", "report.html", "eval/000002.png", "samples/000000.png"):
         assert (tmp_path / "two" / name).exists(), name
     capsys.readouterr()

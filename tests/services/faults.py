@@ -8,6 +8,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from mvgrpo_jax.nano.world import captions, scene
 from mvgrpo_jax.services import Worker
 
 Reply = Callable[[asyncio.StreamWriter, dict], Any]
@@ -21,6 +24,17 @@ def completion(text: str | None, finish: str = "stop") -> bytes:
 def http(body: bytes, status: str = "200 OK", headers: str = "", length: int | None = None) -> bytes:
     head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{headers}"
     return f"{head}content-length: {len(body) if length is None else length}\r\n\r\n".encode() + body
+
+
+def seeded(words=None):
+    """A server's reply that depends on the request's seed alone, as a real one's would at temperature 0."""
+
+    async def reply(writer, request):
+        drawn = scene.sample(np.random.default_rng(request["seed"]))
+        text = captions.describe(drawn, "subject") if words is None else words[request["seed"] % len(words)]
+        writer.write(http(completion(text)))
+
+    return reply
 
 
 def says(text: str | None, finish: str = "stop") -> Reply:
