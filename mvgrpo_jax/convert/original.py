@@ -158,11 +158,15 @@ class FromOriginal:
         return (sum(max(0, min(r.count, whole[0] - r.at)) for r in rows), *whole[1:])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        rows = sorted(self.parts[name], key=lambda r: r.start)
-        parts = [self.source.read(r.original, r.at, r.at + r.count if r.count else None) for r in rows]
+        count, *rest = self.shape(name)
+        stop = count if stop is None else stop
+        parts = []
+        for row in sorted(self.parts[name], key=lambda r: r.start):
+            first, last = max(start, row.start), min(stop, row.start + (row.count or count))
+            if first < last:
+                parts.append(self.source.read(row.original, row.at + first - row.start, row.at + last - row.start))
         array = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        array = array.reshape(self.shape(name))
-        return array if stop is None and not start else array[start:stop]
+        return array.reshape(stop - start, *rest)
 
 
 class ToOriginal:

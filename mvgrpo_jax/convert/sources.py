@@ -1,6 +1,7 @@
 """Tensors out of safetensors files, one at a time or by rows: a folder with one file or shards, or a single file.
 
-Read by offset and not through a memory map, so that reading 24 GB does not make 24 GB resident.
+Read by offset and not through a memory map, so that reading 24 GB does not make 24 GB resident. Several threads may read one
+source at once.
 """
 
 from __future__ import annotations
@@ -70,9 +71,11 @@ class Stored:
             stop = self.shape[0] if stop is None else stop
             shape, skip = (stop - start, *self.shape[1:]), start * (self.nbytes // max(self.shape[0], 1))
         out = np.empty(shape, self.dtype)
-        with self.path.open("rb") as file:
+        room, got = out.reshape(-1).view(np.uint8).data, 0
+        with self.path.open("rb", buffering=0) as file:  # a buffer would read beyond the rows
             file.seek(self.offset + skip)
-            got = file.readinto(out.reshape(-1).view(np.uint8).data)
+            while count := file.readinto(room[got:]):  # at most 2 GiB at once
+                got += count
         if got != out.nbytes:
             raise UserError(f"{self.path}: ended {out.nbytes - got} bytes early; it changed while it was read")
         return out

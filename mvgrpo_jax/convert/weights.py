@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
-from mvgrpo_jax.convert.naming import Entry, entries, from_torch, spare, tied, to_torch
+from mvgrpo_jax.convert import placing
+from mvgrpo_jax.convert.naming import Entry, entries, spare, tied, to_torch
+from mvgrpo_jax.convert.placing import Leaf
 from mvgrpo_jax.convert.sources import STEMS, Renamed, Source, TensorFiles
 from mvgrpo_jax.convert.writing import write_folder
 from mvgrpo_jax.errors import UserError, did_you_mean
@@ -56,76 +57,32 @@ def checked(network: Network, source: Source) -> tuple[Source, dict[str, Entry]]
     return Renamed(source, {n: held[n] for n in wanted}), wanted
 
 
-def stacked(read: list[Callable[[], np.ndarray]], place: Callable[[np.ndarray], jax.Array], layered: bool) -> jax.Array:
-    """One leaf on one device. The layers of a stack go there one by one, so that the host never holds the whole leaf."""
-    if not layered:
-        return place(read[0]())
-    out = None
-    for i, layer in enumerate(read):
-        part = place(layer())
-        out = _room(part, len(read)) if out is None else out
-        out = _put(out, part, i)
-    return out
-
-
-@partial(jax.jit, static_argnums=1)
-def _room(part: jax.Array, count: int) -> jax.Array:
-    return jnp.zeros((count, *part.shape), part.dtype)
-
-
-@partial(jax.jit, donate_argnums=0)
-def _put(stack: jax.Array, part: jax.Array, index) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, part, index, 0)
-
-
 def import_params(
     network: Network,
     place: str | Path | Source,
     *,
     dtype: Any = None,
-    sharding: Callable[[tuple[str, ...]], jax.sharding.Sharding] | None = None,
+    sharding: Callable[[tuple[str, ...]], NamedSharding] | None = None,
     keep: Callable[[tuple[str, ...], jax.Array], Any] = lambda path, array: array,
 ) -> Params:
-    """Reads a component's weights into a parameter tree, tensor by tensor.
+    """Reads a component's weights into a parameter tree, leaf by leaf; see placing for who reads what.
 
-    place: a folder, or an open source. dtype: None keeps the file's. sharding(path): where a leaf goes; each device reads
-    only its part of it, and the host holds one layer of one leaf at a time. keep(path, leaf): what the tree gets for a
-    finished leaf. Raises UserError with every missing, unexpected or misshaped key.
+    place: a folder, or an open source. dtype: None keeps the file's. sharding(path): where a leaf goes; every process of a run
+    calls this together then. keep(path, leaf): what the tree gets for a finished leaf. Raises UserError with every missing,
+    unexpected or misshaped key.
     """
     source, wanted = checked(network, place if hasattr(place, "names") else TensorFiles(place))
-    leaves: dict[tuple[str, ...], list[Entry]] = {}
+    groups: dict[tuple[str, ...], list[Entry]] = {}
     for entry in wanted.values():
-        leaves.setdefault(entry.path, []).append(entry)
+        groups.setdefault(entry.path, []).append(entry)
+    leaves = [Leaf.of(source, group, dtype, sharding and sharding(path)) for path, group in groups.items()]
     params: Params = {}
-    for path, group in leaves.items():
-        group = sorted(group, key=lambda e: e.layer or 0)
-        layered = group[0].layer is not None
-
-        def layer(entry: Entry, index: tuple[slice, ...], leaf: str = path[-1]) -> np.ndarray:
-            # Rows of the file are the last axis of a kernel and the first of anything else.
-            rows = index[-1 if leaf == "kernel" else 0] if index else slice(None)
-            array = from_torch(source.read(entry.name, rows.start or 0, rows.stop), leaf)
-            rest = tuple(slice(None) if i is rows else i for i in index)
-            array = array[rest] if rest else array
-            return array if dtype is None else array.astype(dtype)
-
-        shape = from_torch(np.broadcast_to(np.int8(0), group[0].shape), path[-1]).shape
-        if sharding is None:
-            whole = (slice(None),) * len(shape)
-            array = stacked([partial(layer, e, whole) for e in group], jnp.asarray, layered)
-        else:
-            where = sharding(path)
-            full = (len(group), *shape) if layered else shape
-            parts = []
-            for device, index in where.addressable_devices_indices_map(full).items():
-                own = tuple(index)[1:] if layered else tuple(index)
-                put = partial(jax.device_put, device=device)
-                parts.append(stacked([partial(layer, e, own) for e in group], put, layered))
-            array = jax.make_array_from_single_device_arrays(full, where, parts)
+    placed = placing.place(leaves)
+    for path in groups:
         node = params
         for key in path[:-1]:
             node = node.setdefault(key, {})
-        node[path[-1]] = keep(path, array)
+        node[path[-1]] = keep(path, next(placed))  # named by nobody else: what is not kept makes room for the next
     return params
 
 

@@ -63,6 +63,25 @@ def test_diffusers_reads_our_original_transformer_as_the_same_weights():
     equal(theirs, ours.arrays)
 
 
+def test_rows_of_a_tensor_are_read_and_no_others():
+    """Of a plain matrix, of one out of a fused matrix, and across the two halves that change places."""
+    config = flux.FluxConfig(num_layers=1, num_single_layers=1)
+    ours = Numbers({n: e.shape for n, e in entries(flux.flux(config)).items()})
+    read = []
+
+    class Counting(ToOriginal):
+        def read(self, name, start=0, stop=None):
+            read.append(stop - start)
+            return super().read(name, start, stop)
+
+    source, d = FromOriginal(Counting(ours, flux_layout(config)), flux_layout(config)), config.width
+    for name in ("x_embedder.weight", "single_transformer_blocks.0.attn.to_v.bias", "norm_out.linear.weight"):
+        for start, stop in ((0, 5), (d // 2, d), (d - 3, min(d + 4, len(ours.arrays[name])))):
+            read.clear()
+            np.testing.assert_array_equal(source.read(name, start, stop), ours.read(name, start, stop))
+            assert sum(read) == stop - start
+
+
 @pytest.mark.parametrize("variant", list(peers.VARIANTS))
 def test_diffusers_reads_our_original_autoencoder_as_the_same_weights(random_pipeline, tmp_path, variant):
     source = random_pipeline(variant)
