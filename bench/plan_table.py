@@ -20,9 +20,8 @@ sys.path.insert(0, str(ROOT))
 from mvgrpo_jax.planning import hardware  # noqa: E402
 
 FOLDER = ROOT / "docs" / "plans"
-# Topology -> (devices, of which so many share the parameters); prompts are split over all, so that each device has one. Flux's
-# smallest parameter has 64 rows, which is as far as they can be shared.
-TOPOLOGIES = {"h200:1x8": (8, 8), "h200:2x8": (16, 16), "v5p:4x4x4": (64, 64), "v6e:8x8": (64, 64), "v5e:16x16": (256, 64)}
+# Topology -> devices; prompts are split over all, so that each device has one.
+TOPOLOGIES = {"h200:1x8": 8, "h200:2x8": 16, "v5p:4x4x4": 64, "v6e:8x8": 64, "v5e:16x16": 256}
 KINDS = {"full": "mvgrpo_flux", "lora": "mvgrpo_flux_lora"}
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
@@ -34,8 +33,7 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
         FOLDER.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "mvgrpo_jax.plan", f"--config=configs/{KINDS[kind]}.py", f"--topology={topology}"]
         sizes = [f"--config.image.{side}={pixels}" for side in ("height", "width")]
-        devices, shared = TOPOLOGIES[topology]
-        spread = [f"--config.prompts_per_iteration={devices}", f"--config.mesh.data={devices // shared}"]
+        spread = [f"--config.prompts_per_iteration={TOPOLOGIES[topology]}"]
         print("+", topology, kind, pixels, again, flush=True)
         only = [f"--program={again}"] * bool(again)
         with tempfile.TemporaryDirectory() as folder:

@@ -133,7 +133,15 @@ def get_config() -> ConfigDict:
     )
     # decay 0: no average; with one, evaluation and export use it. warmup: decay min(decay, (1 + n) / (10 + n)) at step n.
     c.ema = ConfigDict({"decay": 0.0, "every": 1, "warmup": False})
-    c.mesh = ConfigDict({"data": 1, "fsdp": 1, "tensor": 1})  # one may be -1: what is left
+    c.mesh = ConfigDict(
+        {
+            "auto": True,  # where the three sizes are 1, they are chosen for the hardware
+            "data": 1,  # one of the three may be -1: what is left
+            "fsdp": 1,
+            "tensor": 1,
+            "devices": 0,  # so many must be seen, or the run does not start; 0: not checked
+        }
+    )
     c.checkpoint = ConfigDict({"every": 50, "keep": 3})
     # judge: decides which checkpoint is best. solver: euler | dpm2.
     c.eval = ConfigDict({"every": 50, "steps": 16, "solver": "euler", "judge": "scene"})

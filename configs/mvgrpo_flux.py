@@ -26,5 +26,4 @@ def get_config():
     c.train.dtype = "bfloat16"
     c.train.frozen_dtype = "bfloat16"
     c.train.remat = "full"
-    c.mesh.fsdp = -1
     return c

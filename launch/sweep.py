@@ -33,25 +33,35 @@ SLURM = """#!/bin/bash
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node={gpus}
+#SBATCH --cpus-per-gpu={cpus}
 #SBATCH --time={hours}:00:00
 #SBATCH --output={log}
 #SBATCH --requeue
-# A requeued job goes on from its newest checkpoint.
+# A requeued job goes on from its newest checkpoint. With --distributed the one process of a node takes all of its GPUs.
 cd {root}
-srun {command} --distributed
+srun --kill-on-bad-exit=1 {command} --distributed
 """
 
 TPU = """#!/bin/bash
-# Asks for a slice, waits for it, runs on all of its hosts and gives it back. Run again after a preemption: the run goes on from
-# its newest checkpoint. The machine image must hold this repository in ~/mvgrpo_jax with its requirements and the extra 'tpu'.
+# Asks for a slice, waits for it, runs on all of its hosts and gives it back, also where training fails or this script is
+# stopped. Run again after a preemption: the run goes on from its newest checkpoint. The machine image must hold this repository
+# in ~/mvgrpo_jax with its requirements and the extra 'tpu'. Where the name is taken, another script runs or one was killed:
+# gcloud compute tpus queued-resources list.
 set -euo pipefail
 NAME={name}
-gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" --zone="${{ZONE:?}}" --project="${{PROJECT:?}}" \\
-    --accelerator-type={tpu} --runtime-version={runtime} --valid-until-duration={hours}h || true
-until [ "$(gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" --project="$PROJECT" \\
-    --format='value(state.state)')" = ACTIVE ]; do sleep 60; done
-gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --project="$PROJECT" --worker=all --command={remote}
-gcloud compute tpus queued-resources delete "$NAME" --zone="$ZONE" --project="$PROJECT" --force --quiet
+PLACE=(--zone="${{ZONE:?}}" --project="${{PROJECT:?}}")
+gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" "${{PLACE[@]}}" \\
+    --accelerator-type={tpu} --runtime-version={runtime} --valid-until-duration={hours}h
+trap 'gcloud compute tpus queued-resources delete "$NAME" "${{PLACE[@]}}" --force --quiet' EXIT
+while true; do
+    STATE=$(gcloud compute tpus queued-resources describe "$NAME" "${{PLACE[@]}}" --format='value(state.state)')
+    case "$STATE" in
+        ACTIVE) break ;;
+        FAILED | SUSPENDING | SUSPENDED | DELETING) echo "error: the queued resource $NAME is $STATE" >&2; exit 1 ;;
+    esac
+    sleep 60
+done
+gcloud compute tpus tpu-vm ssh "$NAME" "${{PLACE[@]}}" --worker=all --command={remote}
 """
 
 
@@ -100,6 +110,19 @@ def finished(workdir: Path, iterations: int) -> bool:
     return exported and any(r["iteration"] >= iterations for r in rows_of(workdir))
 
 
+def devices_of_a_job(options) -> int:
+    """The devices that a written job must see; 0 where that is not known. JAX sees one for two cores of a v4-N or v5p-N and one
+    for each of other TPUs. UserError for an accelerator type without a number."""
+    if options.write == "slurm":
+        return options.nodes * options.gpus
+    if options.write != "tpu":
+        return 0
+    kind, _, size = options.tpu.rpartition("-")
+    if not kind or not size.isdigit():
+        raise UserError(f"--tpu {options.tpu}: expected an accelerator type such as v5p-64, v5litepod-256 or v6e-64")
+    return int(size) // 2 if kind in ("v4", "v5p") else int(size)
+
+
 def execute(command: list[str], log: Path) -> int:
     with log.open("a") as file:
         return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
@@ -137,6 +160,7 @@ def write_jobs(todo: list[tuple[str, Path, list[str]]], out: Path, options) -> P
                 **common,
                 nodes=options.nodes,
                 gpus=options.gpus,
+                cpus=options.cpus,
                 log=f"{workdir}/slurm-%j.out",
                 root=shlex.quote(str(ROOT)),
                 command=words,
@@ -204,6 +228,7 @@ def main(argv: list[str] | None = None, execute: Callable = execute) -> None:
     parser.add_argument("--hours", type=int, default=24, help="limit of a job")
     parser.add_argument("--nodes", type=int, default=1, help="slurm: nodes of a run")
     parser.add_argument("--gpus", type=int, default=8, help="slurm: GPUs of a node")
+    parser.add_argument("--cpus", type=int, default=8, help="slurm: processor cores for each GPU")
     parser.add_argument("--tpu", default="v5p-64", help="tpu: accelerator type")
     parser.add_argument("--runtime", default="v2-alpha-tpuv5", help="tpu: runtime version")
     parser.add_argument("more", nargs="*", help="--config.key=value for every run, after --")
@@ -214,12 +239,13 @@ def main(argv: list[str] | None = None, execute: Callable = execute) -> None:
             f"--out {options.out}: expected a folder (of a file system that all hosts of a run share), not a bucket"
         )
     out, todo, known = Path(options.out), [], []
+    expected = [f"--config.mesh.devices={n}"] if (n := devices_of_a_job(options)) else []
     for run in runs:
         built = configuration.from_arguments(config, flags(run, options.more))
         label = name(run, runs)
         workdir = out / label
         command = [sys.executable if options.write is None else "python", "-m", "mvgrpo_jax.main", f"--config={config}"]
-        command += [f"--workdir={workdir}", *flags(run, options.more)]
+        command += [f"--workdir={workdir}", *expected, *flags(run, options.more)]
         known.append((label, workdir, run, built.iterations, built.eval.judge))
         if not finished(workdir, built.iterations):
             todo.append((label, workdir, command))

@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         prog=program("mvgrpo_jax.plan"), description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--config", required=True)
-    parser.add_argument("--topology", required=True, help="CHIP:SIZES, as v5p:4x4x4, v5e:16x16, v6e:8x8, h200:1x8, h100:2x8")
+    parser.add_argument("--topology", required=True, help="CHIP:SIZES, as v5p:4x4x4, v5p:4x4x4@2 (slices), v5e:16x16, h100:2x8")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument(
         "--program", action="append", default=[], help="only this program (encode, rollout, ...; may be repeated)"
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--no-search", action="store_true", help="do not look for a setting that fits")
     options, rest = parser.parse_known_args(argv)
-    chip, _ = hardware.parse(options.topology)
+    chip, _, _ = hardware.parse(options.topology)
     hardware.prepare_environment()  # before the config, whose algorithms import jax
     if options.memory is not None:
         chip = hardware.with_memory(chip, options.memory)
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     facts = {"topology": options.topology, "fits": ok, "programs": table.records(costs)}
     print(f"verdict: {'fits' if ok else 'does not fit'}")
     if not ok and not options.no_search:
-        setting, costs_then = remedies.nearest(config, options.topology, costs, chip)
+        setting, costs_then = remedies.nearest(config, plan.mesh.shape, options.topology, costs, chip)
         print(table.nearest(setting, costs_then))
         facts["nearest"] = {"setting": setting, "programs": table.records(costs_then)}
     if options.json:

@@ -148,14 +148,17 @@ def path_name(path: tuple) -> str:
     return "/".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
 
 
-def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh, layered: bool) -> P:
-    """The PartitionSpec of one parameter. UserError when no rule matches it or a size does not divide."""
+def logical_axes(name: str, shape: tuple[int, ...], layered: bool) -> tuple[str | None, ...]:
+    """The logical axis of each dimension of a parameter. UserError when no rule matches it."""
     for pattern, axes in PARAMETERS:
         if re.fullmatch(pattern, name) and len(axes) + layered == len(shape):
-            break
-    else:
-        raise UserError(f"no sharding rule matches parameter {name} of shape {shape}; add one to parallel.rules.PARAMETERS")
-    axes = (*["layers"] * layered, *axes)
+            return (*["layers"] * layered, *axes)
+    raise UserError(f"no sharding rule matches parameter {name} of shape {shape}; add one to parallel.rules.PARAMETERS")
+
+
+def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh, layered: bool) -> P:
+    """The PartitionSpec of one parameter. UserError when no rule matches it or a size does not divide."""
+    axes = logical_axes(name, shape, layered)
     used = [a for axis in axes for a in axes_of(axis, mesh)]
     if len(set(used)) < len(used):
         raise UserError(f"the rule for parameter {name} uses a mesh axis twice: {axes}")
@@ -170,16 +173,19 @@ def parameter_spec(name: str, shape: tuple[int, ...], mesh: Mesh, layered: bool)
 
 def parameter_shardings(shapes: Any, mesh: Mesh, stacks: tuple[str, ...]) -> Any:
     """The sharding of every leaf of a parameter tree (or of a tree that holds copies of it, like an optimiser's)."""
-    prefixes = tuple(s.replace(".", "/") + "/" for s in stacks)
 
     def place(path, leaf):
         if not leaf.shape:
             return NamedSharding(mesh, P())
         name = path_name(path)
-        layered = name.startswith(prefixes) if prefixes else False
-        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, layered))
+        return NamedSharding(mesh, parameter_spec(name, leaf.shape, mesh, is_layered(name, stacks)))
 
     return jax.tree_util.tree_map_with_path(place, shapes)
+
+
+def is_layered(name: str, stacks: tuple[str, ...]) -> bool:
+    """Whether a parameter belongs to a scanned stack."""
+    return name.startswith(tuple(s.replace(".", "/") + "/" for s in stacks))
 
 
 def placements(net, mesh: Mesh) -> Callable[[tuple], NamedSharding]:
@@ -193,6 +199,16 @@ def placements(net, mesh: Mesh) -> Callable[[tuple], NamedSharding]:
         return node
 
     return of
+
+
+def divisor(shapes: Any, stacks: tuple[str, ...]) -> int:
+    """Into how many parts 'fsdp' can cut every parameter: the greatest common divisor of the dimensions that it splits."""
+    sizes = [0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        name = path_name(path)
+        axes = logical_axes(name, leaf.shape, is_layered(name, stacks)) if leaf.shape else ()
+        sizes += [size for size, axis in zip(leaf.shape, axes) if "fsdp" in (RULES[axis] or ())]
+    return math.gcd(*sizes)
 
 
 def like_parameters(tree: Any, params: Any, shardings: Any, mesh: Mesh) -> Any:

@@ -17,11 +17,9 @@ from mvgrpo_jax.core.structs import Batch, Condition
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.models.lora import join
 from mvgrpo_jax.parallel import rules
-from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.planning import flops
 from mvgrpo_jax.rewards.panel import on_devices
-from mvgrpo_jax.run import budget
-from mvgrpo_jax.run.budget import prompts_at_once
+from mvgrpo_jax.run import budget, placement
 from mvgrpo_jax.run.programs import Programs, needs_old, network_options
 
 CLIP_LENGTH, T5_LENGTH = 77, 512
@@ -58,18 +56,21 @@ def per_device(tree: Any) -> int:
 class AbstractRun:
     """What a config's programs are called with on a mesh of the given devices, which may be described ones.
 
-    attention: replaces the implementation that the devices' platform would choose. calls: by program's name. held: what stays
-    on the devices while a program runs, whether it takes it or not.
+    groups: the devices of each island (parallel.mesh). attention: replaces the implementation that the devices' platform would
+    choose. islands: of each device of the mesh, its island's number. calls: by program's name. held: what stays on the devices
+    while a program runs, whether it takes it or not.
     """
 
-    def __init__(self, config, devices: list, attention: str | None = None):
+    def __init__(self, config, groups: list[list], attention: str | None = None):
         self.config = config
-        self.mesh = make_mesh(**config.mesh, devices=devices, prompts=prompts_at_once(config))
-        options = network_options(config, self.mesh)
+        options = network_options(config, groups[0][0].platform)
         options |= {"attention": attention} if attention else {}
         self.attention = options["attention"]
         known = Path(config.pipeline).is_dir() or config.pipeline == "flux-nano"
         self.pipeline = (pipelines.describe if known else pipelines.published)(config.pipeline, **options)
+        self.mesh, self.reason = placement.place(config, self.pipeline, groups)
+        numbers = {device: number for number, group in enumerate(groups) for device in group}
+        self.islands = [numbers[device] for device in self.mesh.devices.flat]
         if not known and not (config.image.height and config.image.width):
             config.image.height = config.image.height or 1024
             config.image.width = config.image.width or 1024

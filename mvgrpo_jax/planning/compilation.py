@@ -13,15 +13,14 @@ import jax
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.planning import collectives, hardware
 from mvgrpo_jax.planning.abstract import AbstractRun, Call, per_device
-from mvgrpo_jax.planning.hardware import Chip
-
-MFU = 0.4  # share of the peak that matrix products are assumed to reach
+from mvgrpo_jax.planning.hardware import MFU, Chip
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """One compiled program, per device: bytes of arguments, results that are not arguments in place, temporaries, collectives;
-    matrix-product operations of all devices together; estimated seconds; calls an iteration."""
+    """One compiled program, per device: bytes of arguments, results that are not arguments in place, temporaries; bytes that
+    come from inside its island and from others (collectives.py), seconds of communication hidden and exposed; matrix-product
+    operations of all devices together; estimated seconds in all; calls an iteration."""
 
     name: str
     calls: int
@@ -30,7 +29,10 @@ class Cost:
     temporaries: int
     resident: int
     operations: int
-    collective: int
+    inside: int
+    between: int
+    hidden: float
+    exposed: float
     seconds: float
     compile_s: float
     error: str = ""
@@ -40,19 +42,23 @@ class Cost:
         """Everything on the device while the program runs, what other programs keep there included."""
         return self.resident + self.outputs + self.temporaries
 
+    @property
+    def collective(self) -> int:
+        """Bytes that a device receives."""
+        return self.inside + self.between
 
-def seconds(chip: Chip, devices: int, operations: int, moved: int, collective: int, hosts: int) -> float:
-    """Roofline: the slowest of matrix products at MFU of the peak, memory traffic, and collectives, which overlap."""
-    link = chip.network if hosts > 1 and chip.network else chip.link
-    return max(operations / (devices * chip.flops * MFU), moved / chip.bandwidth, collective / link)
+
+def seconds(chip: Chip, devices: int, operations: int, moved: int, exposed: float) -> float:
+    """Roofline: the slower of matrix products at MFU of the peak and memory traffic, and communication that is not hidden."""
+    return max(operations / (devices * chip.flops * MFU), moved / chip.bandwidth) + exposed
 
 
 def measure(config, topology: str, only: tuple[str, ...] = ()) -> tuple[list[Cost], AbstractRun]:
     """Compiles every program (or `only` some) of a config for a topology."""
-    chip, sizes = hardware.parse(topology)
-    devices = hardware.devices(topology)
+    chip, _, _ = hardware.parse(topology)
+    groups = hardware.islands(chip, hardware.devices(topology))
     # Operations are counted with plain attention, whose matrix products stand in the jaxpr.
-    run, counted = AbstractRun(config, devices), AbstractRun(config, devices, attention="xla")
+    run, counted = AbstractRun(config, groups), AbstractRun(config, groups, attention="xla")
     costs = []
     with jax.set_mesh(run.mesh):
         calls, counted_calls = run.calls(), counted.calls()
@@ -61,11 +67,11 @@ def measure(config, topology: str, only: tuple[str, ...] = ()) -> tuple[list[Cos
         for name, call in calls.items():
             if not only or name in only:
                 operations = counted.operations(name, counted_calls[name])
-                costs.append(cost_of(name, call, operations, run, chip, hardware.hosts(chip, sizes)))
+                costs.append(cost_of(name, call, operations, run, chip))
     return costs, run
 
 
-def cost_of(name: str, call: Call, operations: int, run: AbstractRun, chip: Chip, hosts: int) -> Cost:
+def cost_of(name: str, call: Call, operations: int, run: AbstractRun, chip: Chip) -> Cost:
     """Compiles one program and reads its memory and collectives."""
     began = time.perf_counter()
     try:
@@ -75,15 +81,15 @@ def cost_of(name: str, call: Call, operations: int, run: AbstractRun, chip: Chip
             raise
         needed = str(error).split("HBM")[0].strip().splitlines()[-1][-80:]
         took = time.perf_counter() - began
-        return Cost(name, call.times, 0, 0, 0, 0, operations, 0, 0.0, took, f"out of memory: {needed}")
+        return Cost(name, call.times, 0, 0, 0, 0, operations, 0, 0, 0.0, 0.0, 0.0, took, f"out of memory: {needed}")
     took = time.perf_counter() - began
     memory = compiled.memory_analysis()
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
     # What this program does not take, but others keep on the device meanwhile.
     taken = {id(a) for a in jax.tree.leaves(call.arguments)}
-    shared = per_device([x for x in jax.tree.leaves(run.held) if id(x) not in taken])
-    sent = sum(collectives.count(compiled.as_text()).values())
+    shared = per_device([x for x in jax.tree.leaves((run.held, call.beside)) if id(x) not in taken])
+    traffic = collectives.count(compiled.as_text(), run.islands, chip)
     return Cost(
         name,
         call.times,
@@ -92,7 +98,10 @@ def cost_of(name: str, call: Call, operations: int, run: AbstractRun, chip: Chip
         temporaries,
         arguments + shared,
         operations,
-        sent,
-        seconds(chip, run.mesh.size, operations, arguments + 2 * temporaries, sent, hosts),
+        round(sum(traffic.inside.values())),
+        round(sum(traffic.between.values())),
+        traffic.hidden,
+        traffic.exposed,
+        seconds(chip, run.mesh.size, operations, arguments + 2 * temporaries, traffic.exposed),
         took,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mvgrpo_jax.errors import UserError
@@ -15,8 +16,9 @@ def fits(costs: list[Cost], chip: Chip) -> bool:
     return all(not c.error and c.peak <= chip.memory - chip.reserve for c in costs)
 
 
-def remedies(config) -> list[tuple[str, dict[str, Any]]]:
-    """Settings that need less memory, from the cheapest in time to the dearest; each includes the ones before it."""
+def remedies(config, mesh: Mapping[str, int]) -> list[tuple[str, dict[str, Any]]]:
+    """Settings that need less memory, from the cheapest in time to the dearest; each includes the ones before it. mesh: the
+    sizes of the run's axes."""
     changes: dict[str, Any] = {}
     out = []
 
@@ -29,10 +31,10 @@ def remedies(config) -> list[tuple[str, dict[str, Any]]]:
     views = budget.views(config)
     if config.train.view_chunk != 1 and views > 1:
         add("train.view_chunk=1", train__view_chunk=1)
-    batch = config.mesh.data * config.mesh.fsdp if -1 not in (config.mesh.data, config.mesh.fsdp) else 0
-    if config.train.prompt_chunk == 0 and batch and config.prompts_per_iteration > batch:
+    batch = mesh["data"] * mesh["fsdp"]
+    if config.train.prompt_chunk == 0 and config.prompts_per_iteration > batch:
         add(f"train.prompt_chunk={batch}", train__prompt_chunk=batch)
-    if config.mesh.data > 1:
+    if mesh["data"] > 1:
         add("all devices in mesh.fsdp", mesh__data=1, mesh__fsdp=-1)
     if not config.lora.rank:
         add(
@@ -44,10 +46,10 @@ def remedies(config) -> list[tuple[str, dict[str, Any]]]:
     return out
 
 
-def nearest(config, topology: str, costs: list[Cost], chip: Chip) -> tuple[str, list[Cost]]:
+def nearest(config, mesh: Mapping[str, int], topology: str, costs: list[Cost], chip: Chip) -> tuple[str, list[Cost]]:
     """The first remedy with which every program fits the chip, in words, and what the programs that did not fit cost then."""
     tight = tuple(c.name for c in costs if c.error or c.peak > chip.memory - chip.reserve)
-    for text, changes in remedies(config):
+    for text, changes in remedies(config, mesh):
         tried = config.copy_and_resolve_references()
         with tried.unlocked():
             tried.update_from_flattened_dict(changes)

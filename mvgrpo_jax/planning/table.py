@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mvgrpo_jax.planning.compilation import MFU
-from mvgrpo_jax.planning.hardware import GIB
+from mvgrpo_jax.planning.hardware import GIB, MFU
 
 COLUMNS = (  # title, unit, width
     ("calls", "", 6),
@@ -14,7 +13,10 @@ COLUMNS = (  # title, unit, width
     ("peak", "GiB", 9),
     ("of", "GiB", 8),
     ("compute", "PFLOP", 10),
-    ("sent", "GiB", 10),
+    ("inside", "GiB", 10),
+    ("between", "GiB", 10),
+    ("hidden", "s", 9),
+    ("exposed", "s", 9),
     ("each", "s", 9),
     ("compile", "s", 9),
 )
@@ -29,14 +31,19 @@ def table(costs, plan, chip) -> str:
             lines.append(f"{c.name:<14}{c.calls:>6}  {c.error}")
             continue
         sizes = [x / GIB for x in (c.arguments, c.temporaries, c.peak, chip.memory)]
-        values = [*sizes, c.operations / 1e15, c.collective / GIB, c.seconds, c.compile_s]
+        network = [c.inside / GIB, c.between / GIB, c.hidden, c.exposed]
+        values = [*sizes, c.operations / 1e15, *network, c.seconds, c.compile_s]
         lines.append(f"{c.name:<14}{c.calls:>6}" + "".join(f"{v:>{w}.2f}" for v, (_, _, w) in zip(values, COLUMNS[1:])))
-    total = sum(c.calls * c.seconds for c in costs)
+    total, exposed = sum(c.calls * c.seconds for c in costs), sum(c.calls * c.exposed for c in costs)
     lines += [
-        f"{plan.mesh.size} x {chip.name}, mesh {dict(plan.mesh.shape)}, attention {plan.attention}.",
-        "Memory, bytes sent and compile time are of one device, compute is of all. Peak counts what other programs keep there.",
-        f"An iteration's programs take {total:.1f} s if matrix products reach {MFU:.0%} of the chip's peak, memory",
-        "and links their full bandwidth, and the three overlap. Rewards, captions and the transfer of pictures are not in it.",
+        f"{plan.mesh.size} x {chip.name}, attention {plan.attention}.",
+        f"mesh: {dict(plan.mesh.shape)} ({plan.reason})",
+        "Memory, bytes and compile time are of one device, compute is of all. Peak counts what other programs keep there.",
+        f"Bytes come at {chip.link / 1e9:.0f} GB/s a device inside a node or slice, at {chip.network / 1e9:.1f} between them.",
+        "Hidden communication runs beside computing; exposed does not, and adds to the time.",
+        f"An iteration's programs take {total:.1f} s, {exposed:.1f} s of them exposed communication, if matrix products reach",
+        f"{MFU:.0%} of the chip's peak, memory and networks their full bandwidth. Rewards, captions and the transfer of",
+        "pictures are not in it.",
     ]
     if chip.reserve:
         lines += [
@@ -47,7 +54,7 @@ def table(costs, plan, chip) -> str:
 
 
 def records(costs) -> list[dict]:
-    return [dataclasses.asdict(c) | {"peak": c.peak} for c in costs]
+    return [dataclasses.asdict(c) | {"peak": c.peak, "collective": c.collective} for c in costs]
 
 
 def nearest(setting: str, costs) -> str:

@@ -11,18 +11,8 @@ import numpy as np
 from mvgrpo_jax import algorithms
 from mvgrpo_jax.models import flux
 from mvgrpo_jax.planning import hardware
+from mvgrpo_jax.planning.hardware import MFU
 from mvgrpo_jax.run.programs import Programs, needs_old
-
-MFU = 0.4  # share of the peak that is assumed for estimates of time
-# What JAX calls the chips of hardware.CHIPS.
-KINDS = {
-    "TPU v5": "v5p",
-    "TPU v5p": "v5p",
-    "TPU v5 lite": "v5e",
-    "TPU v6 lite": "v6e",
-    "NVIDIA H200": "h200",
-    "NVIDIA H100 80GB HBM3": "h100",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +68,7 @@ class Budget:
 
 def peak_flops(device) -> tuple[float, str]:
     """(operations a second of one device, where the figure is from): the chip's, or of a processor a matrix product's."""
-    if device.device_kind in KINDS:
-        chip = hardware.CHIPS[KINDS[device.device_kind]]
+    if chip := hardware.chip_of(device):
         return chip.flops, f"{chip.flops / 1e12:.0f} TFLOP/s peak of {chip.name}"
     if device.platform != "cpu":
         return 100e12, f"100 TFLOP/s supposed, {device.device_kind} is not known here"

@@ -19,8 +19,8 @@ from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import Enhancer
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel.mesh import make_mesh
-from mvgrpo_jax.run import budget, export
+from mvgrpo_jax.parallel.mesh import check_devices, seen
+from mvgrpo_jax.run import budget, export, placement
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.evaluation import Evaluation
@@ -33,6 +33,7 @@ class Outline(NamedTuple):
 
     config: Any
     mesh: Mesh
+    reason: str  # why the mesh has its sizes
     pipeline: pipelines.Pipeline
     programs: Programs
     text: TextEncoder
@@ -49,7 +50,7 @@ class Outline(NamedTuple):
         """What an iteration costs, and on what it runs."""
         devices = list(self.mesh.devices.flat)
         axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
-        mesh = f"mesh: {axes}, {len(devices)} x {devices[0].device_kind}, {jax.process_count()} processes"
+        mesh = f"mesh: {axes}, {len(devices)} x {devices[0].device_kind}, {seen()} ({self.reason})"
         return f"{self.budget.describe(self.config.algorithm.name, devices)}\n{mesh}"
 
 
@@ -85,10 +86,12 @@ class Run:
 def outline(config) -> Outline:
     """Checks a config as far as its shapes, files of prompts and captions, and devices go. Raises UserError."""
     check(config)
-    mesh = make_mesh(**config.mesh, prompts=budget.prompts_at_once(config))
-    pipeline = pipelines.describe(config.pipeline, **network_options(config, mesh))
+    check_devices(config.mesh.devices)
+    platform = jax.devices()[0].platform
+    pipeline = pipelines.describe(config.pipeline, **network_options(config, platform))
+    mesh, reason = placement.place(config, pipeline)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(pipeline.transformer.shapes))
-    for message in warn_of_slow_settings(config, parameters, mesh.devices.flat[0].platform):
+    for message in warn_of_slow_settings(config, parameters, platform):
         warnings.warn(message, stacklevel=2)
     programs = Programs.build(config, pipeline, mesh)
     check_chunks(config, programs)
@@ -105,15 +108,14 @@ def outline(config) -> Outline:
     text = TextEncoder.of(config, programs, pipeline)
     cost = budget.of(config, programs)
     enhancer = enhancers.make(config, prompts, text.fit)
-    return Outline(config, mesh, pipeline, programs, text, prompts, held_out, enhancer, cost)
+    return Outline(config, mesh, reason, pipeline, programs, text, prompts, held_out, enhancer, cost)
 
 
 def check_chunks(config, programs: Programs) -> None:
     """UserError where a chunk or a number of minibatches does not divide what it cuts."""
     select = programs.algorithm.schedule(0).stage
     chosen = jax.eval_shape(lambda: programs.selected(config, select))
-    views = budget.views(config)
-    weight = jax.ShapeDtypeStruct((views, *chosen.transitions.log_prob.shape), jnp.float32)
+    weight = jax.ShapeDtypeStruct((programs.views, *chosen.transitions.log_prob.shape), jnp.float32)
     programs.updater.counts(Batch(chosen.transitions, None, weight, weight))
 
 

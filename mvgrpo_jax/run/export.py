@@ -134,7 +134,7 @@ def card(config, base: Path, kind: str, step: int) -> str:
 def from_checkpoint(workdir: Path, out: Path, step: int | None, kind: str = "", dtype: str = "") -> Path:
     """Exports a checkpoint of a run, on however many devices there are here. Raises UserError."""
     config = ConfigDict(read_json(workdir / "config.json"))
-    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+    config.mesh = {"auto": False, "data": 1, "fsdp": -1, "tensor": 1, "devices": 0}
     config.export.kind, config.export.dtype = kind or config.export.kind, dtype or config.export.dtype
     check(config)
     mesh = make_mesh(fsdp=jax.device_count())
@@ -145,7 +145,7 @@ def from_checkpoint(workdir: Path, out: Path, step: int | None, kind: str = "", 
     if step not in steps:
         raise UserError(f"{workdir} keeps no checkpoint of iteration {step}; there are: {', '.join(map(str, steps)) or 'none'}")
     dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
-    pipeline = pipelines.load(config.pipeline, dtype=dtypes, mesh=mesh, **network_options(config, mesh))
+    pipeline = pipelines.load(config.pipeline, dtype=dtypes, mesh=mesh, **network_options(config, jax.devices()[0].platform))
     programs = Programs.build(config, pipeline, mesh)
     base = pipeline.params.pop("transformer")
     trained_dtype = np.float32 if programs.lora else dtype_of(config.train.param_dtype)

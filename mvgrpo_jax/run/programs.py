@@ -33,10 +33,9 @@ ITEMS = 16
 ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, SELECTION = range(5)
 
 
-def network_options(config, mesh: Mesh) -> dict:
-    """How the transformer is built for a run on this mesh: the options of models.flux.flux. Raises UserError."""
+def network_options(config, platform: str) -> dict:
+    """How the transformer is built for a run on this platform: the options of models.flux.flux. Raises UserError."""
     t = config.train
-    platform = mesh.devices.flat[0].platform
     return {"remat": t.remat, "unroll": t.unroll, "attention": attention.choose(t.attention, platform, dtype_of(t.dtype))}
 
 

@@ -2,9 +2,13 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,7 +86,8 @@ def test_written_jobs(file, tmp_path, kind, capsys):
     out = tmp_path / "out"
     leave(out / "learning_rate-0.0001_seed-0", 5, 0.7, True)
     sweep.main(
-        ["--sweep", str(file), "--out", str(out), "--write", kind, "--hours", "7", "--", "--config.pipeline=/my models/flux"]
+        ["--sweep", str(file), "--out", str(out), "--write", kind, "--hours", "7", "--nodes", "2"]
+        + ["--", "--config.pipeline=/my models/flux"]
     )
     assert "3 of 4 runs are not finished" in capsys.readouterr().out
     scripts = sorted((out / "jobs").iterdir())
@@ -94,10 +99,80 @@ def test_written_jobs(file, tmp_path, kind, capsys):
     for text in texts or [submit]:
         assert "'--config.pipeline=/my models/flux'" in text.replace("'\"'\"'", "'") and "mvgrpo_jax.main" in text
     if kind == "slurm":
-        assert all("#SBATCH --time=7:00:00" in t and "srun python" in t and "--distributed" in t for t in texts)
+        assert all("#SBATCH --time=7:00:00" in t and "srun --kill-on-bad-exit=1 python" in t for t in texts)
+        assert all("--config.mesh.devices=16" in t and "#SBATCH --gpus-per-node=8" in t and "--distributed" in t for t in texts)
         assert submit.count("sbatch ") == 3
     if kind == "tpu":
-        assert all("--accelerator-type=v5p-64" in t and "--worker=all" in t for t in texts) and submit.count("bash ") == 3
+        assert all("--accelerator-type=v5p-64" in t and "--worker=all" in t for t in texts)
+        assert all("--config.mesh.devices=32" in t for t in texts) and submit.count("bash ") == 3
+
+
+GCLOUD = """#!/bin/bash
+echo "$*" >> "$RECORD"
+case "$*" in
+    *" create "*) exit ${CREATE:-0} ;;
+    *" describe "*) head -1 "$STATES"; sed -i 1d "$STATES" ;;
+    *" ssh "*) sleep ${TRAIN:-0}; exit ${SSH:-0} ;;
+esac
+"""
+
+
+@pytest.fixture
+def tpu_job(file, tmp_path):
+    """run(states, **environment) -> (exit status, what gcloud was asked to do) of a written TPU job; waiting takes no time."""
+    sweep.main(["--sweep", str(file), "--out", str(tmp_path / "out"), "--write", "tpu"])
+    job = next((tmp_path / "out" / "jobs").glob("learning*.sh"))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("gcloud", GCLOUD), ("sleep", '#!/bin/bash\n[ "$1" = 60 ] || exec /bin/sleep "$1"\n')):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    record, states = tmp_path / "record", tmp_path / "states"
+
+    def run(*said, stop_at="", **environment):
+        record.write_text("")
+        states.write_text("".join(f"{state}\n" for state in said))
+        variables = {"PATH": f"{programs}:{os.environ['PATH']}", "RECORD": str(record), "STATES": str(states)}
+        variables |= {"ZONE": "here", "PROJECT": "mine"} | environment
+        errors = tmp_path / "errors"
+        with errors.open("w") as file:
+            running = subprocess.Popen(["bash", str(job)], env=variables, stderr=file, start_new_session=True)
+        while stop_at and stop_at not in record.read_text():
+            time.sleep(0.02)
+        if stop_at:
+            running.terminate()
+        running.wait(timeout=60)
+        if stop_at:
+            os.killpg(running.pid, signal.SIGKILL)  # what it had started
+        actions = [
+            next(w for w in line.split() if w in "create describe ssh delete") for line in record.read_text().splitlines()
+        ]
+        return running.returncode, actions, errors.read_text()
+
+    return run
+
+
+def test_a_tpu_job_gives_its_slice_back_whatever_happens(tpu_job):
+    waited = ["create", "describe", "describe", "ssh", "delete"]
+    assert tpu_job("WAITING_FOR_RESOURCES", "ACTIVE")[:2] == (0, waited)
+    assert tpu_job("ACTIVE", SSH="3")[:2] == (3, ["create", "describe", "ssh", "delete"])  # training failed
+    code, actions, said = tpu_job("PROVISIONING", "FAILED")
+    assert code == 1 and actions == ["create", "describe", "describe", "delete"] and "is FAILED" in said
+    code, actions, _ = tpu_job("ACTIVE", stop_at="ssh", TRAIN="100")
+    assert code != 0 and actions == ["create", "describe", "ssh", "delete"]
+
+
+def test_a_tpu_job_ends_where_it_gets_no_slice(tpu_job):
+    assert tpu_job("ACTIVE", CREATE="4")[:2] == (4, ["create"])
+    code, actions, said = tpu_job("ACTIVE", ZONE="")
+    assert code != 0 and not actions and "ZONE" in said
+
+
+@pytest.mark.parametrize("tpu, devices", [("v5p-64", 32), ("v4-16", 8), ("v5litepod-256", 256), ("v6e-64", 64)])
+def test_devices_of_a_slice(tpu, devices):
+    assert sweep.devices_of_a_job(SimpleNamespace(write="tpu", tpu=tpu)) == devices
+    with pytest.raises(UserError, match="--tpu v5p: expected an accelerator type"):
+        sweep.devices_of_a_job(SimpleNamespace(write="tpu", tpu="v5p"))
 
 
 @pytest.mark.parametrize(

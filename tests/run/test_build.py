@@ -33,6 +33,9 @@ def no_weights(monkeypatch):
         ({"train.minibatches": 2, "prompts_per_iteration": 3}, "minibatches"),
         ({"mesh.fsdp": 64}, "mesh .* needs 64 devices, there are 8"),
         ({"mesh.fsdp": 2, "prompts_per_iteration": 3}, "must divide over mesh data x fsdp"),
+        ({"mesh.fsdp": 2, "train.minibatches": 2}, "prompts in a chunk .* is 1 and must divide over mesh data x fsdp = 1 x 2"),
+        ({"mesh.fsdp": 2, "train.prompt_chunk": 1}, "prompts in a chunk .* is 1 and must divide over mesh data x fsdp = 1 x 2"),
+        ({"mesh.devices": 16}, "config.mesh.devices is 16, but 1 processes x 8 devices are there"),
         ({"prompts_per_iteration": 999}, "only 128 training prompts"),
         ({"prompts.train": "/nowhere.txt"}, "/nowhere.txt does not exist"),
         ({"views.enhancer": "offline", "views.file": "/nowhere.jsonl"}, "/nowhere.jsonl' does not exist"),
@@ -54,7 +57,8 @@ def test_a_dry_run_says_what_an_iteration_costs_and_on_what_it_runs(no_weights):
     config.mesh.fsdp = 2
     text = loop.dry_run(config)
     assert "mvgrpo, an iteration: 2 prompts x 6 pictures = 12 samples" in text and "1 of the optimiser" in text
-    assert "mesh: data 1 x fsdp 2 x tensor 1, 2 x cpu, 1 processes" in text
+    assert "mesh: data 1 x fsdp 2 x tensor 1, 2 x cpu, 1 processes x 8 devices (as config.mesh says)" in text
+    assert "mesh: data 1 x fsdp 1 x tensor 1, 1 x cpu, 1 processes x 8 devices (one CPU" in loop.dry_run(small_config())
 
 
 def test_nothing_is_evaluated_drawn_or_saved_in_between_where_that_is_off(tmp_path):
