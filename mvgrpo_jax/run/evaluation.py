@@ -38,10 +38,12 @@ class Evaluation:
         noise = jax.vmap(lambda k: jax.random.normal(k, programs.latent_shape))(keys)
         self.noise = jax.device_put(noise, programs.batch())
 
-    def run(self, params, vae_params) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """(pictures float32 [N, H, W, 3] in [0, 1], {judge: scores [N]})."""
+    def run(self, params, vae_params, between: Callable[[], None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(pictures float32 [N, H, W, 3] in [0, 1], {judge: scores [N]}). between() is called where a run may stop."""
         latents = self.programs.evaluate(params, self.condition, self.noise)
+        between()
         images = to_host(self.programs.decode(vae_params, latents))[: len(self.prompts)]
+        between()
         return images, score(images, self.prompts, self.judges)
 
 

@@ -1,0 +1,141 @@
+"""One of two processes dies, hangs or fails: the other ends soon, names it, and the same command goes on exactly."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from tests.processes import start, together
+from tests.run.test_stops import numbers
+from tests.runs import leaves, small_config
+
+JOINED = """
+import os, sys, time
+os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+"""
+TRAINING = (
+    JOINED
+    + """
+from mvgrpo_jax.errors import reports_errors
+from mvgrpo_jax.run import checkpoint, iteration, loop
+from tests.run.test_death import brief
+workdir, place, victim, number = sys.argv[3:]
+if sys.argv[2] == victim:
+    owner = checkpoint.Checkpoints if place == "save" else iteration
+    real, calls = getattr(owner, place), []
+    def struck(*arguments):
+        calls.append(1)
+        result = real(*arguments) if place == "save" else None  # it is written in the background meanwhile
+        if len(calls) == 2:
+            os.kill(os.getpid(), int(number))
+        return result if place == "save" else real(*arguments)
+    setattr(owner, place, struck)
+reports_errors(loop.train)(brief(), workdir)
+"""
+)
+
+
+def brief():
+    """Two iterations, each with a checkpoint; who was silent for 6 s is dead."""
+    config = small_config(iterations=2)
+    config.eval.every, config.checkpoint.every, config.log.images_every = 0, 1, 0
+    config.mesh.fsdp, config.watch.silence_s = 2, 6.0
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The workdir of an uninterrupted run of two processes."""
+    workdir = tmp_path_factory.mktemp("whole")
+    together(TRAINING, str(workdir), "", "", "")
+    return workdir
+
+
+def nightly(*case):
+    return pytest.param(*case, marks=pytest.mark.nightly)
+
+
+@pytest.mark.parametrize(
+    "place, victim, number",
+    [
+        ("update", 1, signal.SIGKILL),
+        nightly("update", 0, signal.SIGKILL),
+        nightly("sample", 1, signal.SIGKILL),
+        nightly("sample", 0, signal.SIGKILL),
+        nightly("save", 1, signal.SIGKILL),
+        nightly("save", 0, signal.SIGKILL),
+        nightly("sample", 1, signal.SIGSTOP),
+        nightly("sample", 0, signal.SIGSTOP),
+    ],
+)
+def test_a_process_that_dies_ends_the_job_which_goes_on_exactly(whole, tmp_path, place, victim, number):
+    processes = start(TRAINING, str(tmp_path), place, str(victim), str(int(number)))
+    dead, other = processes[victim], processes[1 - victim]
+    if number == signal.SIGKILL:
+        assert dead.wait(timeout=400) == -number
+    _, said = other.communicate(timeout=60 if number == signal.SIGKILL else 400)
+    dead.kill()
+    dead.communicate()
+    assert other.returncode == 75, said[-3000:]
+    assert f"process {victim} on " in said and "died or hangs" in said and "the same command goes on" in said, said[-3000:]
+
+    together(TRAINING, str(tmp_path), "", "", "")
+    config = brief()
+    (got, got_cursor), (want, want_cursor) = leaves(tmp_path, 2, config), leaves(whole, 2, config)
+    assert got_cursor == want_cursor
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert numbers(tmp_path) == numbers(whole)
+
+
+FAILING = (
+    JOINED
+    + """
+from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.parallel.watch import Watch
+def work():
+    with Watch(10.0, 0.0):
+        if sys.argv[2] == "1":
+            raise UserError("no such folder: /data")
+        time.sleep(60)
+reports_errors(work)()
+"""
+)
+
+
+def test_a_mistake_that_one_process_meets_ends_all_with_its_message():
+    processes = start(FAILING)
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "error: no such folder: /data" in errors[1] and "process 1 on " in errors[0]
+    assert "failed: no such folder: /data" in errors[0] and "goes on" not in errors[0]
+
+
+ASKED = (
+    JOINED
+    + """
+from mvgrpo_jax.run import stops
+with stops.catching() as asked:
+    print("ready", flush=True)
+    for boundary in range(1000):
+        time.sleep(0.02 + 0.03 * int(sys.argv[2]))
+        if asked():
+            break
+print(boundary, flush=True)
+"""
+)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_processes_stop_at_one_boundary(number):
+    """Processes of different speed, one of them asked."""
+    processes = start(ASKED)
+    while "ready" not in processes[1].stdout.readline():
+        assert processes[1].poll() is None
+    processes[1].send_signal(number)
+    results = [process.communicate(timeout=100) for process in processes]
+    boundaries = [int(out.splitlines()[-1]) for out, _ in results]
+    assert boundaries[0] == boundaries[1] < 999, results
