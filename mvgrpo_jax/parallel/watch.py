@@ -41,7 +41,7 @@ class Watch:
         self.said = Said(0, socket.gethostname(), "the start", 0)
         self.cut_off = False
         self.lock, self.talking = threading.Lock(), threading.Lock()
-        self.wake, self.closed = threading.Event(), threading.Event()
+        self.closed = threading.Event()
 
     def at(self, stage: str) -> None:
         """Says what this process does from now on."""
@@ -62,7 +62,6 @@ class Watch:
         if error is None or isinstance(error, Stopped):
             self._say(left=True)
             self.closed.set()
-            self.wake.set()
             for thread in self.threads:
                 thread.join(self.pause)
             self.let_abort()
@@ -80,7 +79,7 @@ class Watch:
         self._exchange()
 
     def _exchange(self) -> None:
-        """Says what this process does and takes down what all do. This may hang when process 0 does."""
+        """Says what this process does and takes down what all do. This hangs while process 0 does not answer."""
         with self.talking:
             with self.lock:
                 self.said = self.said._replace(beats=self.said.beats + 1)
@@ -95,10 +94,9 @@ class Watch:
             self.attendance.hear({int(key.rpartition("/")[2]): Said(*json.loads(row)) for key, row in rows}, self.now)
 
     def _talk(self) -> None:
-        while not self.closed.is_set():
+        self._exchange()
+        while not self.closed.wait(self.pause):
             self._exchange()
-            self.wake.wait(self.pause)
-            self.wake.clear()
 
     def _judge(self) -> None:
         before = time.monotonic()
@@ -121,11 +119,16 @@ class Watch:
 
     def _hold_aborts(self) -> None:
         """jax aborts a process within a moment of process 0's death. The abort waits here until the watch has said so and
-        ended the process; where it finds nothing, the abort goes on with the stacks of all threads."""
+        ended the process; where process 0 answers, the abort goes on with the stacks of all threads."""
+        host, _, port = global_state.coordinator_address.rpartition(":")
 
         def hold(number: int) -> None:
-            self.wake.set()
-            time.sleep(4 * self.pause)
+            for _ in range(8):
+                try:
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=self.pause).close()
+                except OSError:
+                    self.cut_off = True
+                time.sleep(self.pause / 2)
             faulthandler.dump_traceback(all_threads=True)
 
         libc = ctypes.CDLL(None)

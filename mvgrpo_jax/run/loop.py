@@ -64,6 +64,7 @@ def train(config, workdir: str | Path) -> Path:
             export.check_destination(config, workdir)
         outlined = outline(config)
         say(outlined.describe())
+        watch.at("the reading of weights")
         run, initial = load(outlined)
         try:
             with jax.set_mesh(run.mesh):
@@ -227,6 +228,7 @@ class Loop:
             scores = self.evaluate(last, clock)
             if hosts.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == last]:
                 self.writer.write(last, scores | clock.spent)
+        self.announce("the export")
         self.store.wait()
         self.store.close()
         self.writer.close()

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tests.processes import start, together
-from tests.run.test_stops import numbers
-from tests.runs import leaves, small_config
+from tests.runs import leaves, numbers, small_config
 
 JOINED = """
 import os, sys, time
@@ -91,6 +90,46 @@ def test_a_process_that_dies_ends_the_job_which_goes_on_exactly(whole, tmp_path,
     assert numbers(tmp_path) == numbers(whole)
 
 
+EXCHANGING = (
+    JOINED
+    + """
+import jax.numpy as jnp
+from jax.experimental.multihost_utils import process_allgather
+from mvgrpo_jax.errors import reports_errors
+from mvgrpo_jax.parallel.watch import Watch
+def work():
+    with Watch(5.0, 0.0) as watch:
+        for number in range(100000):
+            watch.at(f"exchange {number}")
+            process_allgather(jnp.ones(3))
+            print("ready", flush=True)
+            time.sleep(0.1)
+reports_errors(work)()
+"""
+)
+
+
+@pytest.mark.parametrize("victim, number", [(0, signal.SIGKILL), (0, signal.SIGSTOP), (1, signal.SIGSTOP)])
+def test_who_waits_for_the_dead_in_a_collective_ends_and_names_it(victim, number):
+    """Process 0 holds jax's service: when it is killed, jax aborts the others in a moment; when it is stopped, their calls
+    hang."""
+    processes = start(EXCHANGING)
+    dead, other = processes[victim], processes[1 - victim]
+    ready(dead)
+    dead.send_signal(number)
+    _, said = other.communicate(timeout=100)
+    dead.kill()
+    dead.communicate()
+    assert other.returncode == 75, said[-3000:]
+    assert f"process {victim} on " in said and "at exchange " in said, said[-3000:]
+
+
+def ready(process):
+    """Returns when a process has said that it is ready."""
+    while "ready" not in process.stdout.readline():
+        assert process.poll() is None
+
+
 FAILING = (
     JOINED
     + """
@@ -133,8 +172,7 @@ print(boundary, flush=True)
 def test_all_processes_stop_at_one_boundary(number):
     """Processes of different speed, one of them asked."""
     processes = start(ASKED)
-    while "ready" not in processes[1].stdout.readline():
-        assert processes[1].poll() is None
+    ready(processes[1])
     processes[1].send_signal(number)
     results = [process.communicate(timeout=100) for process in processes]
     boundaries = [int(out.splitlines()[-1]) for out, _ in results]

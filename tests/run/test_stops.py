@@ -12,16 +12,9 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.errors import Stopped, UserError, status
-from mvgrpo_jax.run import build, iteration, loop, metrics, stops
+from mvgrpo_jax.run import build, iteration, loop, stops
 from tests.processes import ROOT
-from tests.runs import leaves, small_config
-
-
-def numbers(workdir):
-    """The metrics of a run without its times."""
-    return [
-        {k: v for k, v in row.items() if not k.startswith("time/") and not k.endswith("_s")} for row in metrics.read(workdir)
-    ]
+from tests.runs import leaves, numbers, small_config
 
 
 def signalled(stage, call):
