@@ -146,4 +146,7 @@ def get_config() -> ConfigDict:
     # judge: decides which checkpoint is best. solver: euler | dpm2.
     c.eval = ConfigDict({"every": 50, "steps": 16, "solver": "euler", "judge": "scene"})
     c.log = ConfigDict({"images_every": 10})
+    # Of a job of several processes; seconds. silence_s: one that was not heard for so long is dead, and the job ends.
+    # standstill_s: so does a job in which no process finished a stage for so long; 0: never.
+    c.watch = ConfigDict({"silence_s": 30.0, "standstill_s": 1800.0})
     return c

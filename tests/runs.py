@@ -8,7 +8,7 @@ import numpy as np
 from configs import flux_nano
 from mvgrpo_jax import pipelines
 from mvgrpo_jax.parallel.mesh import make_mesh
-from mvgrpo_jax.run import checkpoint, programs
+from mvgrpo_jax.run import checkpoint, metrics, programs
 
 
 def small_config(**changes):
@@ -35,3 +35,10 @@ def leaves(workdir, step, config):
     store = checkpoint.Checkpoints(Path(workdir), 3)
     state, data = store.restore(step, checkpoint.abstract(shapes, built.state_shardings))
     return [np.asarray(x) for x in jax.tree.leaves(state)], data
+
+
+def numbers(workdir):
+    """The metrics of a run without its times."""
+    return [
+        {k: v for k, v in row.items() if not k.startswith("time/") and not k.endswith("_s")} for row in metrics.read(workdir)
+    ]

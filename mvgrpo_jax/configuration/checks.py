@@ -121,6 +121,8 @@ RULES: dict[str, Rule] = {
     "eval.solver": Choice.of(solvers.SOLVERS),
     "eval.judge": Text(empty=False),
     "log.images_every": Int(0, zero="off"),
+    "watch.silence_s": Real(1.0, 60.0),
+    "watch.standstill_s": Real(0.0, 1e6, zero="never"),
 }
 
 # Settings that most algorithms share (algorithms.base.options); the rest is known by its default, and by algorithms.make.

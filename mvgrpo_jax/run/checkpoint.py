@@ -20,7 +20,7 @@ from mvgrpo_jax.parallel.hosts import is_chief
 # Keys that may change between a run and its continuation.
 _SERVICE = "endpoints key_ verify ca_file concurrency attempt_s request_s batch_s retries backoff_s hedge breaker cooldown_s"
 FREE = (
-    *("iterations", "checkpoint.", "eval.", "log.", "mesh.", "views.missing", "views.patience", "views.overlap"),
+    *("iterations", "checkpoint.", "eval.", "log.", "mesh.", "watch.", "views.missing", "views.patience", "views.overlap"),
     *(f"views.service.{name}" for name in (*_SERVICE.split(), "response_kb")),  # where and how to ask, not what
 )
 

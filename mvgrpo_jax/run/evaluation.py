@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,11 @@ class Evaluation:
         self.starts = range(0, len(prompts), programs.items)
         self.conditions = [text.encode_items(prompts[first : first + programs.items]) for first in self.starts]
 
-    def run(self, params, vae_params) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
-        """({number: picture uint8 [H, W, 3]} of those that this process owns, {judge: scores [N]}). UserError: a picture is not
-        finite."""
+    def run(
+        self, params, vae_params, between: Callable[[], None] = lambda: None
+    ) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
+        """({number: picture uint8 [H, W, 3]} of those that this process owns, {judge: scores [N]}). between() is called where a
+        run may stop. UserError: a picture is not finite."""
         programs, size = self.programs, self.programs.items
         owned, scores = {}, {name: [] for name in self.panel.judges}
         for first, condition in zip(self.starts, self.conditions):
@@ -39,11 +42,13 @@ class Evaluation:
                 raise UserError(
                     f"evaluation: the picture of prompt {prompts[min(fine.argmin(), len(prompts) - 1)]!r} is not finite"
                 )
+            between()
             pictures = Owned(images, 1)
             owned |= {first + i: picture for (i, _), picture in pictures.mine.items() if i < len(prompts)}
             texts = [[*prompts, *[None] * (size - len(prompts))]]
             for name, values in scores.items():
                 values.append(self.panel.score(name, pictures, texts).scores[0, : len(prompts), 0])
+            between()
         return owned, {name: np.concatenate(values) for name, values in scores.items()}
 
 

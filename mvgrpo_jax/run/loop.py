@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
-import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from tqdm import tqdm
 from mvgrpo_jax import enhancers
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import TrainState
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.errors import Stopped, UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report
+from mvgrpo_jax.parallel.watch import Watch
+from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.build import Run, load, outline
@@ -52,20 +52,26 @@ class Progress:
 
 
 def train(config, workdir: str | Path) -> Path:
-    """Runs a config to its end, or goes on with the run in `workdir`. Returns the folder of the trained weights."""
+    """Runs a config to its end, or goes on with the run in `workdir`. Returns the folder of the trained weights. Stopped when a
+    signal ends it before that; in a job of several processes an error ends the process (parallel/watch.py)."""
     workdir = Path(workdir)
-    with checkpoint.claim(workdir, json.loads(config.to_json_best_effort())):
+    with (
+        Watch(config.watch.silence_s, config.watch.standstill_s) as watch,
+        stops.catching() as asked,
+        checkpoint.claim(workdir, json.loads(config.to_json_best_effort())),
+    ):
         (workdir / "eval").mkdir(exist_ok=True)
         if hosts.is_chief():
             export.check_destination(config, workdir)
         outlined = outline(config)
         say(outlined.describe())
+        watch.at("the reading of weights")
         run, initial = load(outlined)
         try:
             with jax.set_mesh(run.mesh):
                 progress = begin(run, initial, workdir)
                 del initial  # the state holds it now
-                return Loop(run, workdir, progress).run_to_the_end()
+                return Loop(run, workdir, progress, asked, watch.at).run_to_the_end()
         finally:
             run.close()
 
@@ -98,13 +104,16 @@ def begin(run: Run, initial: Params, workdir: Path) -> Progress:
 
 
 class Loop:
-    """One process's work from the first iteration to the export."""
+    """One process's work from the first iteration to the export. asked(): whether the run is to stop at this boundary between
+    stages, the same answer in every process; announce(stage) is called at each boundary."""
 
-    def __init__(self, run: Run, workdir: Path, progress: Progress):
+    def __init__(self, run: Run, workdir: Path, progress: Progress, asked: Callable[[], bool], announce: Callable[[str], None]):
         self.run, self.workdir, self.progress = run, workdir, progress
+        self.asked, self.announce = asked, announce
+        self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.writer = metrics.Writer(workdir, progress.done)
-        self.stop, self.aside = interrupted(), Aside()
+        self.aside = Aside()
         # (iteration, updates' metrics, log) that are written once the next iteration is under way
         self.pending: tuple[int, list[dict], dict[str, float]] | None = None
 
@@ -113,31 +122,43 @@ class Loop:
         config, progress = self.run.config, self.progress
         chief, name, span = hosts.is_chief(), config.algorithm.name, range(progress.done, config.iterations)
         self.bar = tqdm(span, initial=progress.done, total=config.iterations, desc=name, disable=not chief)
-        for number in self.bar:
-            self.iterate(number)
-        return self.finish()
+        try:
+            for number in self.bar:
+                self.iterate(number)
+            return self.finish()
+        except (enhancers.Outage, Stopped):
+            self.save_unfinished()
+            raise
+
+    def enter(self, number: int, stage: str) -> None:
+        """The boundary before a stage of an iteration; Stopped where the process was asked to stop."""
+        where = f"iteration {number}, {stage}"
+        self.announce(where)
+        if self.asked():
+            done = self.progress.done
+            raise Stopped(f"stopped by a signal before {where}; {done} iterations are saved, the same command goes on")
 
     def iterate(self, number: int) -> None:
         """One iteration, with the evaluation before it and the checkpoint after it where they are due."""
         run, progress, every = self.run, self.progress, self.run.config
         clock, began = Clock(), time.perf_counter()
-        scores = {}
+        scores, self.cursor = {}, progress.cursor()
         if due(number, every.eval.every):
             scores = self.evaluate(number, clock)
             judged = scores[f"eval/{every.eval.judge}"]
             if judged > progress.best and number:
                 progress.best = judged
                 self.store.save_best(number, progress.state, progress.cursor())
-        before = progress.cursor()
+        self.cursor = progress.cursor()
+        self.enter(number, "sample")
         prompts = [str(p) for p in next(progress.batches)]
-        try:
-            params = assemble(sampler_of(progress.state), run.frozen)
-            samples = stages.sample(run, number, params, prompts, progress.memory, clock)
-            views = stages.caption(samples, clock)
-        except enhancers.Outage:
-            self.save_before_an_outage(number, before)
-            raise
+        params = assemble(sampler_of(progress.state), run.frozen)
+        samples = stages.sample(run, number, params, prompts, progress.memory, clock)
+        self.enter(number, "caption")
+        views = stages.caption(samples, clock)
+        self.enter(number, "score")
         judged = stages.score(run, number, samples, views, clock)
+        self.enter(number, "update")
         batch, log = stages.make_batch(run, number, samples, views, judged, clock)
         samples = samples._replace(trajectory=None)  # the batch has what trains
         progress.state, history = stages.update(run, progress.state, batch, number)
@@ -151,23 +172,21 @@ class Loop:
         self.save_if_due()
 
     def save_if_due(self) -> None:
-        """A checkpoint where one is due; UserError after it when the process was asked to stop."""
+        """A checkpoint where one is due."""
         config, done = self.run.config, self.progress.done
-        leave = hosts.agree(bool(self.stop))  # all processes stop after the same iteration
-        if due(done, config.checkpoint.every) or done == config.iterations or leave:
+        self.announce(f"iteration {done}, checkpoint")
+        if due(done, config.checkpoint.every) or done == config.iterations:
             self.flush()  # a state whose update failed is never saved
             self.store.save(done, self.progress.state, self.progress.cursor())
             if config.export.at_checkpoints and done < config.iterations:
                 self.export(done, self.workdir / "exports" / f"{done:06d}")
-        if leave:
-            self.store.wait()
-            raise UserError(f"stopped by a signal after iteration {done}, all saved; run the same command to go on")
 
-    def save_before_an_outage(self, number: int, cursor: dict) -> None:
-        """Nothing that was trained is lost, and this iteration's prompts come again."""
-        if self.pending and self.store.latest() != number:
+    def save_unfinished(self) -> None:
+        """Nothing that was trained is lost, and the prompts of the iteration under way come again."""
+        done = self.progress.done
+        if self.pending and self.store.latest() != done:
             self.flush()
-            self.store.save(number, self.progress.state, cursor)
+            self.store.save(done, self.progress.state, self.cursor)
         self.store.wait()
 
     def flush(self) -> None:
@@ -185,10 +204,11 @@ class Loop:
 
     def evaluate(self, number: int, clock: Clock) -> dict[str, float]:
         """The mean of every judge on the held-out prompts; the chief keeps the pictures that belong to it."""
-        run = self.run
+        run, between = self.run, lambda: self.enter(number, "evaluation")
+        between()
         with clock("eval"):
             policy = assemble(averaged(self.progress.state), run.frozen)
-            owned, scores = run.evaluation.run(policy, run.pipeline.params["vae"])
+            owned, scores = run.evaluation.run(policy, run.pipeline.params["vae"], between)
         if hosts.is_chief():
             self.aside(evaluation.keep, self.workdir / "eval", number, owned, run.evaluation.prompts, scores)
         return {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
@@ -207,6 +227,7 @@ class Loop:
             scores = self.evaluate(last, clock)
             if hosts.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == last]:
                 self.writer.write(last, scores | clock.spent)
+        self.announce("the export")
         self.aside.wait()
         self.store.wait()
         self.store.close()
@@ -246,11 +267,3 @@ def say(text: str) -> None:
     """Prints once, however many processes there are."""
     if hosts.is_chief():
         print(text)
-
-
-def interrupted() -> list:
-    """An empty list, which fills when the process is asked to stop: the loop then saves before it ends."""
-    asked: list[int] = []
-    with contextlib.suppress(ValueError):  # signals can be handled in the main thread only
-        signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    return asked

@@ -17,15 +17,11 @@ from mvgrpo_jax.convert.naming import Entry
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import make_mesh
-from tests.processes import together
+from tests.processes import succeed, together
 
 FILE = pipelines.EMBEDDED / "text_encoder_2" / "model.safetensors"
 SCRIPT = """
-import json, os, sys
-os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+import json
 from mvgrpo_jax.parallel.mesh import make_mesh
 from tests.convert.test_placing import loaded
 print(json.dumps([loaded(make_mesh(2, 1, 1)), loaded(make_mesh(1, 2, 1))]))
@@ -59,7 +55,7 @@ def loaded(mesh):
     net = pipelines.describe("flux-nano").text_encoder_2
     with pytest.MonkeyPatch.context() as patch:
         sizes = counted(patch)
-        params = import_params(net, FILE.parent, sharding=pipelines.placements(net, mesh))
+        params = import_params(net, FILE.parent, sharding=rules.placements(net, mesh))
     return sum(sizes), [digest(leaf.addressable_shards[0].data) for leaf in jax.tree.leaves(params)]
 
 
@@ -89,7 +85,7 @@ def test_a_network_is_read_once(shape):
 
 
 def test_two_processes_read_a_file_once_together():
-    said = [json.loads(out.splitlines()[-1]) for out, _ in together(SCRIPT)]
+    said = [json.loads(out.splitlines()[-1]) for out in succeed(together(SCRIPT))]
     net = pipelines.describe("flux-nano").text_encoder_2
     whole = jax.tree.leaves(import_params(net, FILE.parent))
     for i, sizes in enumerate(((2, 1, 1), (1, 2, 1))):

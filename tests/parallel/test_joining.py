@@ -5,7 +5,7 @@ import pytest
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel import joining
-from tests.processes import together
+from tests.processes import succeed, together
 
 STEP = {
     "SLURM_JOB_ID": "123",
@@ -83,19 +83,18 @@ def test_what_is_refused(given, message, monkeypatch):
 BY_ADDRESS = """
 import sys
 from mvgrpo_jax.parallel import joining
-joining.join(sys.argv[1], 2, int(sys.argv[2]))
+joining.join(sys.argv[1], 2, int(sys.argv[3]))
 from mvgrpo_jax.parallel import mesh
 print(mesh.seen())
 """
 BY_SLURM = """
 import os, sys
-os.environ |= dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2", SLURM_PROCID=sys.argv[2])
-os.environ |= dict(SLURM_LOCALID=sys.argv[2], JAX_COORDINATOR_PORT=sys.argv[1].split(":")[1])
-""" + BY_ADDRESS.replace("sys.argv[1], 2, int(sys.argv[2])", "")
+os.environ |= dict(SLURM_JOB_ID="7", SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2", SLURM_PROCID=sys.argv[3])
+os.environ |= dict(SLURM_LOCALID=sys.argv[3], JAX_COORDINATOR_PORT=sys.argv[1].split(":")[1])
+""" + BY_ADDRESS.replace("sys.argv[1], 2, int(sys.argv[3])", "")
 
 
 @pytest.mark.parametrize("script", [BY_ADDRESS, BY_SLURM], ids=["address", "slurm"])
-def test_two_processes_join(script, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=3")
-    for out, _ in together(script):
+def test_two_processes_join(script):
+    for out in succeed(together(script, devices=3, join="")):
         assert out.splitlines()[-1] == "2 processes x 3 devices"
