@@ -10,18 +10,21 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.storage import is_remote, upload
 
 
 class atomic:
-    """`with atomic(path) as part:` write to `part`; it becomes `path` on success and vanishes on failure."""
+    """`with atomic(path) as part:` write to `part`; it becomes `path` on success and vanishes on failure. part: a file of this
+    machine, beside `path`, or where that is in object storage among the temporary files."""
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.remote = is_remote(path)
+        self.path = path if self.remote else Path(path)
 
     def __enter__(self) -> Path:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+            handle, part = tempfile.mkstemp(dir=None if self.remote else self.path.parent, prefix=f".{self.path.name}.")
         except OSError as error:
             raise UserError(f"{self.path}: could not be written ({error}); check the folder and the free space") from error
         os.close(handle)
@@ -33,6 +36,14 @@ class atomic:
             self.part.unlink(missing_ok=True)
             if issubclass(kind, (OSError, SafetensorError)):
                 raise UserError(f"{self.path}: could not be written ({error}); free some space and run again") from error
+            return
+        if self.remote:
+            try:
+                upload(self.part, self.path)
+            except OSError as error:
+                raise UserError(f"{self.path}: could not be written ({error}); run again") from error
+            finally:
+                self.part.unlink()
             return
         self.part.chmod(0o644)
         os.replace(self.part, self.path)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
+
+from mvgrpo_jax.errors import UserError
 
 
 def to_host(x: jax.Array) -> np.ndarray:
@@ -41,3 +47,20 @@ def exchange(text: str) -> list[str]:
     padded[: mine.size] = mine
     rows = multihost_utils.process_allgather(padded).reshape(len(sizes), -1)
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+
+
+def decide(choose: Callable[[], Any]) -> Any:
+    """What the first process's choose() returns, a JSON value, in every process; its UserError is raised in every process.
+    All call this together; only the first one calls `choose`."""
+    if jax.process_count() == 1:
+        return choose()
+    said: dict[str, Any] = {}
+    if is_chief():
+        try:
+            said = {"value": choose()}
+        except UserError as error:
+            said = {"error": str(error)}
+    said = json.loads(exchange(json.dumps(said))[0])
+    if "error" in said:
+        raise UserError(said["error"])
+    return said["value"]

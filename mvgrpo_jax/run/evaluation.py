@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mvgrpo_jax import rewards
+from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.core.structs import Condition
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.run import pictures
@@ -83,6 +84,20 @@ def evaluate(
         summary["diversity"] = mean_and_error(diversity(np.stack([images, *further], axis=1)))
     (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def keep(folder: Path, number: int, images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray]) -> None:
+    """Writes the pictures [N, H, W, 3] of an iteration's evaluation: a sheet, and an array for before and after. Arrays of
+    other prompts, which a run evaluated before its config changed, cannot stand beside it and are deleted."""
+    title = f"iteration {number}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
+    sheet(images, prompts, scores, folder / f"{number:06d}.png", title)
+    listed = folder / "prompts.json"
+    if listed.exists() and json.loads(listed.read_text()) != prompts:
+        for array in folder.glob("*.npy"):
+            array.unlink()
+    pictures.save_array(pictures.to_uint8(images), folder / f"{number:06d}.npy")
+    with atomic(listed) as part:
+        part.write_text(json.dumps(prompts))
 
 
 def mean_and_error(values: np.ndarray) -> dict[str, float]:

@@ -8,6 +8,7 @@ import json
 import math
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,32 @@ import numpy as np
 from tqdm import tqdm
 
 from mvgrpo_jax import enhancers
+from mvgrpo_jax.configuration import continuation
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import TrainState
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, pictures, report
+from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.build import Run, load, outline
+from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import averaged, sampler_of
 from mvgrpo_jax.run.prompts import stream
+from mvgrpo_jax.storage import place
 
 
 @dataclasses.dataclass
 class Progress:
     """What changes as a run goes on. done: finished iterations. batches: the prompts' iterator. memory: of a chooser of
-    prompts. best: the highest evaluation so far."""
+    prompts. judged: the settings of the evaluations, of which best is the highest score so far."""
 
     done: int
     state: TrainState
     batches: Any
     memory: np.ndarray | None
+    judged: dict[str, Any]
     best: float = -math.inf
 
     def cursor(self) -> dict:
@@ -46,15 +51,15 @@ class Progress:
         return {
             "stream": self.batches.get_state(),
             "best": self.best if math.isfinite(self.best) else None,
+            "judged": self.judged,
             "memory": memory,
         }
 
 
 def train(config, workdir: str | Path) -> Path:
     """Runs a config to its end, or goes on with the run in `workdir`. Returns the folder of the trained weights."""
-    workdir = Path(workdir)
-    with checkpoint.claim(workdir, json.loads(config.to_json_best_effort())):
-        (workdir / "eval").mkdir(exist_ok=True)
+    workdir = place(workdir)
+    with claim(workdir, json.loads(config.to_json_best_effort())) as still_ours:
         if hosts.is_chief():
             export.check_destination(config, workdir)
         outlined = outline(config)
@@ -64,7 +69,7 @@ def train(config, workdir: str | Path) -> Path:
             with jax.set_mesh(run.mesh):
                 progress = begin(run, initial, workdir)
                 del initial  # the state holds it now
-                return Loop(run, workdir, progress).run_to_the_end()
+                return Loop(run, workdir, progress, still_ours).run_to_the_end()
         finally:
             run.close()
 
@@ -82,25 +87,27 @@ def begin(run: Run, initial: Params, workdir: Path) -> Progress:
     chooser = programs.algorithm.chooser
     batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed)
     store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    newest = store.latest()
-    if not newest:
-        store.close()
-        return Progress(0, programs.init(initial), batches, chooser.memory if chooser else None)
+    judged = continuation.evaluation(json.loads(config.to_json_best_effort()))
     shapes = jax.eval_shape(programs.updater.init, initial)
-    state, cursor = store.restore(newest, checkpoint.abstract(shapes, programs.state_shardings))
+    found = store.last.newest(checkpoint.abstract(shapes, programs.state_shardings), discard=True)
+    kept = hosts.decide(store.best.steps)
     store.close()
+    if not found:
+        return Progress(0, programs.init(initial), batches, chooser.memory if chooser else None, judged)
+    done, state, cursor = found
     batches.set_state(cursor["stream"])
     memory = None if cursor["memory"] is None else np.asarray(cursor["memory"], np.float32)
-    best = cursor["best"] if cursor["best"] is not None else -math.inf
-    say(f"going on from iteration {newest}")
-    return Progress(newest, state, batches, memory, best)
+    comparable = kept and cursor["best"] is not None and cursor["judged"] == judged
+    say(f"going on from iteration {done}")
+    return Progress(done, state, batches, memory, judged, cursor["best"] if comparable else -math.inf)
 
 
 class Loop:
-    """One process's work from the first iteration to the export."""
+    """One process's work from the first iteration to the export. still_ours: raises UserError when another job has taken the
+    workdir over."""
 
-    def __init__(self, run: Run, workdir: Path, progress: Progress):
-        self.run, self.workdir, self.progress = run, workdir, progress
+    def __init__(self, run: Run, workdir: Path, progress: Progress, still_ours: Callable[[], None]):
+        self.run, self.workdir, self.progress, self.still_ours = run, workdir, progress, still_ours
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.writer = metrics.Writer(workdir, progress.done)
         self.stop = interrupted()
@@ -123,10 +130,6 @@ class Loop:
         scores = {}
         if due(number, every.eval.every):
             scores = self.evaluate(number, clock)
-            judged = scores[f"eval/{every.eval.judge}"]
-            if judged > progress.best and number:
-                progress.best = judged
-                self.store.save_best(number, progress.state, progress.cursor())
         before = progress.cursor()
         prompts = [str(p) for p in next(progress.batches)]
         try:
@@ -154,6 +157,7 @@ class Loop:
         leave = hosts.agree(bool(self.stop))  # all processes stop after the same iteration
         if due(done, config.checkpoint.every) or done == config.iterations or leave:
             self.flush()  # a state whose update failed is never saved
+            self.still_ours()
             self.store.save(done, self.progress.state, self.progress.cursor())
             if config.export.at_checkpoints and done < config.iterations:
                 self.export(done, self.workdir / "exports" / f"{done:06d}")
@@ -182,18 +186,23 @@ class Loop:
         self.bar.set_postfix(shown)
 
     def evaluate(self, number: int, clock: Clock) -> dict[str, float]:
-        """The mean of every judge on the held-out prompts; the chief keeps the pictures."""
-        run = self.run
+        """The mean of every judge on the held-out prompts; the weights are kept when none that were trained did better, the
+        pictures by the chief."""
+        run, weights = self.run, averaged(self.progress.state)
         with clock("eval"):
-            policy = assemble(averaged(self.progress.state), run.frozen)
-            images, scores = run.evaluation.run(policy, run.pipeline.params["vae"])
+            images, scores = run.evaluation.run(assemble(weights, run.frozen), run.pipeline.params["vae"])
         if hosts.is_chief():
-            folder = self.workdir / "eval"
-            title = f"iteration {number}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
-            evaluation.sheet(images, run.evaluation.prompts, scores, folder / f"{number:06d}.png", title)
-            np.save(folder / f"{number:06d}.npy", pictures.to_uint8(images))
-            (folder / "prompts.json").write_text(json.dumps(run.evaluation.prompts))
-        return {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
+            evaluation.keep(self.workdir / "eval", number, images, run.evaluation.prompts, scores)
+        means = {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
+        self.keep_if_best(number, weights, means[f"eval/{run.config.eval.judge}"])
+        return means
+
+    def keep_if_best(self, number: int, weights: Params, score: float) -> None:
+        """Saves the weights of `number` iterations to best/ where no earlier ones that were trained had such a score."""
+        if number and score > self.progress.best:
+            self.progress.best = score
+            self.still_ours()
+            self.store.save_best(number, weights, {"score": score, "judged": self.progress.judged})
 
     def export(self, step: int, folder: Path) -> Path:
         """Writes the weights that evaluation uses; returns where."""
