@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.storage import is_remote, upload
+from mvgrpo_jax.storage import is_remote, place, upload
 
 
 class atomic:
@@ -18,8 +18,7 @@ class atomic:
     machine, beside `path`, or where that is in object storage among the temporary files."""
 
     def __init__(self, path: str | Path):
-        self.remote = is_remote(path)
-        self.path = path if self.remote else Path(path)
+        self.path, self.remote = place(path), is_remote(path)
 
     def __enter__(self) -> Path:
         try:
@@ -49,10 +48,10 @@ class atomic:
         os.replace(self.part, self.path)
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: str | Path) -> dict:
     """A JSON object from a file; UserError when it is missing or damaged."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(place(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected a folder as diffusers' save_pretrained writes it") from None
     except json.JSONDecodeError as error:

@@ -19,6 +19,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def steps(folder: Path) -> list[int]:
+    """Iterations that have a checkpoint in a folder, the newest first; damaged ones too."""
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.exists() else []
+
+
 class Series:
     """Checkpoints of one kind in a folder, by iteration: arrays ('state') and numbers ('data'), the newest `keep`."""
 
@@ -53,9 +58,7 @@ class Series:
         self.manager.check_for_errors()
 
     def steps(self) -> list[int]:
-        """Iterations that have a folder, the newest first; damaged ones too."""
-        found = [int(p.name) for p in self.folder.iterdir() if p.name.isdigit()] if self.folder.exists() else []
-        return sorted(found, reverse=True)
+        return steps(self.folder)
 
     def restore(self, iteration: int, abstract: Any) -> tuple[Any, dict]:
         """(state, data) of an iteration; `abstract` is the state as ShapeDtypeStructs with shardings, on any mesh. UserError
@@ -122,6 +125,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest iteration that was saved, whole or not."""
         return self.last.manager.latest_step()
+
+    def restore(self, iteration: int, abstract: Any) -> tuple[Any, dict]:
+        """(state, data) of an iteration, as Series.restore."""
+        return self.last.restore(iteration, abstract)
 
     def save(self, iteration: int, state: Any, data: dict) -> None:
         self._write(self.last, iteration, state, data)

@@ -37,6 +37,7 @@ def read(workdir: Path, mesh, *, step: int | None = None, best: bool = False, dt
     dtype: of all weights and of the arithmetic; None: as they are trained and frozen. UserError when they are not there, or
     for both."""
     config = ConfigDict(read_json(workdir / "config.json"))
+    kept(workdir, step, best).close()  # before the pipeline is read
     if dtype:
         config.train.dtype = np.dtype(dtype).name
     dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype or dtype_of(config.train.frozen_dtype))
@@ -51,6 +52,18 @@ def read(workdir: Path, mesh, *, step: int | None = None, best: bool = False, dt
     return Trained(config, programs, found, weights, base if programs.lora else None)
 
 
+def kept(workdir: Path, step: int | None, best: bool) -> checkpoint.Series:
+    """The checkpoints among which the wanted one is. UserError when it is not."""
+    if best and step is not None:
+        raise UserError("the best weights and those of an iteration were asked for; give one of --best and --step")
+    folder = workdir / ("best" if best else "checkpoints")
+    there = hosts.decide(lambda: checkpoint.steps(folder))
+    if not there or step not in (None, *there):
+        what = "best weights" if best else "checkpoint" if step is None else f"checkpoint of iteration {step}"
+        raise UserError(f"{workdir} keeps no {what}; there are: {', '.join(map(str, sorted(there))) or 'none'}")
+    return checkpoint.Series(folder, 1)
+
+
 def weights_of(
     workdir: Path,
     programs: Programs,
@@ -62,14 +75,7 @@ def weights_of(
 ) -> tuple[int, Params]:
     """(iteration, weights) on the programs' mesh. shapes: of what is trained. of: which weights of a checkpoint's state are
     meant, those that evaluation uses or those that sample. Other arguments and errors as `read`."""
-    if best and step is not None:
-        raise UserError("the best weights and those of an iteration were asked for; give one of --best and --step")
-    kind = "best" if best else "checkpoints"
-    series = checkpoint.Series(workdir / kind, 1) if (workdir / kind).exists() else None
-    there = hosts.decide(series.steps) if series else []
-    if not there or step not in (None, *there):
-        what = "best weights" if best else "checkpoint" if step is None else f"checkpoint of iteration {step}"
-        raise UserError(f"{workdir} keeps no {what}; there are: {', '.join(map(str, sorted(there))) or 'none'}")
+    series = kept(workdir, step, best)
     state = jax.eval_shape(programs.updater.init, shapes)
     wanted = checkpoint.abstract(state, programs.state_shardings)
     if best:
@@ -79,6 +85,6 @@ def weights_of(
     finally:
         series.close()
     if not found:
-        raise UserError(f"{workdir / kind}: nothing there was ever finished; let the run go on to its first checkpoint")
+        raise UserError(f"{series.folder}: nothing there was ever finished; let the run go on to its first checkpoint")
     step, state, _ = found
     return step, state if best else of(state)
