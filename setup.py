@@ -6,6 +6,7 @@ REQUIRES = [
     "flax>=0.12.6",  # the first that leaves numpy and optax free
     "optax>=0.2.8",  # its contrib sets a flag that jax 0.10 no longer has, before that
     "orbax-checkpoint>=0.11.33",
+    "etils[epath]>=1.13",
     "transformers>=5.0",  # one CLIPTokenizer and one T5TokenizerFast, without torch
     "tokenizers>=0.22",
     "safetensors>=0.6.2",
@@ -68,6 +69,7 @@ setup(
     install_requires=REQUIRES,
     extras_require={
         "tensorboard": TENSORBOARD,
+        "gcs": ["gcsfs>=2025.3"],  # workdirs in gs://; with Google's client, which orbax asks
         "tpu": ["jax[tpu]>=0.10.0"],
         "cuda": ["jax[cuda13]>=0.10.0"],
         "plan": PLAN,

@@ -12,13 +12,18 @@ from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.pipelines import Pipeline
 from mvgrpo_jax.run import sampling
 from mvgrpo_jax.run.prompts import read_prompts
+from mvgrpo_jax.storage import place
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("mvgrpo_jax.sample"), description=__doc__)
-    parser.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--pipeline", default="flux-nano", help="FluxPipeline folder, or flux-nano (embedded)")
+    weights.add_argument("--workdir", type=place, help="of a run: the weights of its newest checkpoint")
+    flags.which_weights(parser)
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
     parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV or TSV")
     parser.add_argument("--lora", type=Path, help="LoRA file or folder: diffusers', PEFT's, kohya's or XLabs' layout")
@@ -35,7 +40,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-sequence-length", type=flags.positive, help="T5 tokens, as in diffusers")
     parser.add_argument("--batch", type=flags.positive, default=sampling.BATCH, help="pictures at a time")
     parser.add_argument("--save-npy", action="store_true", help="also write images.npy, float32 [N, H, W, 3] in [0, 1]")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if (options.best or options.step is not None) and not options.workdir:
+        raise UserError("--best and --step say which weights of a run are meant: give its --workdir")
+    if options.workdir and options.lora:
+        raise UserError("--lora is for a pipeline; export the weights of --workdir first")
+    return options
+
+
+def load(options: argparse.Namespace) -> Pipeline:
+    dtype = DTYPES[options.dtype]
+    if options.workdir:
+        return sampling.load_trained(options.workdir, dtype, step=options.step, best=options.best)
+    return sampling.load(options.pipeline, dtype, options.lora)
 
 
 @reports_errors
@@ -44,16 +61,15 @@ def main(argv: list[str] | None = None) -> None:
     prompts = options.prompt + (read_prompts(options.prompts) if options.prompts else [])
     if not prompts:
         raise UserError("no prompt: give --prompt TEXT or --prompts FILE")
-    dtype = DTYPES[options.dtype]
     painter = sampling.Painter(
-        sampling.load(options.pipeline, dtype, options.lora),
+        load(options),
         steps=options.steps,
         guidance=options.guidance,
         height=options.height,
         width=options.width,
         solver=options.solver,
         eta=options.eta,
-        dtype=dtype,
+        dtype=DTYPES[options.dtype],
         length=options.max_sequence_length,
     )
     if options.latents:

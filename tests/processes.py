@@ -21,7 +21,7 @@ if int(sys.argv[2]) > 1:
 
 
 def start(script, *arguments, processes=2, devices=1, outputs=None, join=JOIN):
-    """Several processes of several CPU devices that run a script together. outputs: files of each for what it prints and for its
+    """Several processes of several CPU devices that run a script together. outputs: files of each for what it prints and its
     errors; pipes without them. join: what they run before the script, which has the coordinator's address, the number of
     processes and its own in sys.argv[1:4]."""
     with socket.socket() as probe:

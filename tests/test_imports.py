@@ -20,9 +20,10 @@ BELOW = {
     "models": {"parallel"},
     "core": {"parallel", "models"},
     "algorithms": {"core"},
-    "convert": {"parallel", "models", "pipelines"},
-    "pipelines": {"parallel", "models", "core", "convert"},
+    "convert": {"parallel", "models", "pipelines", "storage"},
+    "pipelines": {"parallel", "models", "core", "convert", "storage"},
     "services": set(),
+    "storage": set(),
 }
 
 

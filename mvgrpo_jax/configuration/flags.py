@@ -48,6 +48,13 @@ def finite(text: str) -> float:
     return value
 
 
+def which_weights(parser: argparse.ArgumentParser) -> None:
+    """Adds --step and --best, which say what weights of a run are meant; one of them at most."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=natural, help="iteration of the checkpoint; default: the newest")
+    which.add_argument("--best", action="store_true", help="the weights that the run's evaluation liked most")
+
+
 def level(text: str) -> float:
     """A finite number of at least 0."""
     value = finite(text)

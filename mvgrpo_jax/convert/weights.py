@@ -123,7 +123,7 @@ def export_params(network: Network, params: Params | Source, folder: Path, stem:
     assert stem in STEMS
     source = ParamsSource(network, params) if isinstance(params, dict) else params
     if jax.process_index() == 0:
-        write_folder(source, Path(folder), stem, dtype=dtype, quiet=True)
+        write_folder(source, folder, stem, dtype=dtype, quiet=True)
     else:
         for name in source.names():
             source.read(name)

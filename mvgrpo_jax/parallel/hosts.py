@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from jax._src import distributed  # the key-value store that the processes of jax.distributed share has no public name
+
+from mvgrpo_jax.errors import UserError
 
 # Python handles no signal while it waits for another process's text: it looks up so often.
 LOOK_UP_MS = 1000
@@ -76,3 +81,20 @@ def merge(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
     for process, theirs in enumerate(exchange_arrays(values[owner == jax.process_index()])):
         merged[owner == process] = theirs
     return merged
+
+
+def decide(choose: Callable[[], Any]) -> Any:
+    """What the first process's choose() returns, a JSON value, in every process; its UserError is raised in every process.
+    All call this together; only the first one calls `choose`."""
+    if jax.process_count() == 1:
+        return choose()
+    said: dict[str, Any] = {}
+    if is_chief():
+        try:
+            said = {"value": choose()}
+        except UserError as error:
+            said = {"error": str(error)}
+    said = json.loads(exchange(json.dumps(said))[0])
+    if "error" in said:
+        raise UserError(said["error"])
+    return said["value"]

@@ -21,6 +21,7 @@ from mvgrpo_jax.models import clip, flux, t5, vae
 from mvgrpo_jax.models.module import Network, Params
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.pipelines.scheduler import Scheduler, check_class
+from mvgrpo_jax.storage import place
 
 EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "flux-nano"
 # Component -> what its weight files' names begin with.
@@ -203,7 +204,7 @@ def save(pipeline: Pipeline, folder: str | Path, params: dict[str, Any] | None =
     process of a pod calls this; the first one writes. Raises UserError where the folder has files of the same names that this
     program did not write.
     """
-    folder, source, writes = Path(folder), pipeline.folder, jax.process_index() == 0
+    folder, source, writes = place(folder), pipeline.folder, jax.process_index() == 0
     # A component that was dropped from memory is copied from where it came.
     components = {n: TensorFiles(source / n) for n in WEIGHTS if n not in pipeline.params}
     components |= pipeline.params | (params or {})

@@ -1,153 +1,168 @@
-"""Checkpoints of a run: training state and data cursor, written in the background, atomically, the newest few kept."""
+"""Checkpoints of a run: training state and data cursor, and the best weights; written in the background, atomically."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
-import os
-import socket
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.parallel.hosts import is_chief
-
-# Keys that may change between a run and its continuation.
-_SERVICE = "endpoints key_ verify ca_file concurrency attempt_s request_s batch_s retries backoff_s hedge breaker cooldown_s"
-FREE = (
-    *("iterations", "checkpoint.", "eval.", "log.", "mesh.", "watch.", "views.missing", "views.patience", "views.overlap"),
-    *(f"views.service.{name}" for name in (*_SERVICE.split(), "response_kb")),  # where and how to ask, not what
-)
+from mvgrpo_jax.parallel import hosts
+from mvgrpo_jax.run import integrity
+from mvgrpo_jax.storage import is_remote, remove
 
 
-def _manager(folder: Path, keep: int) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "data"))
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-class Checkpoints:
-    """`newest`: the last `keep` checkpoints; `best`: the one with the highest evaluation."""
+def steps(folder: Path) -> list[int]:
+    """Iterations that have a checkpoint in a folder, the newest first; damaged ones too."""
+    return sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True) if folder.exists() else []
 
-    def __init__(self, workdir: Path, keep: int):
-        self.newest = _manager(workdir / "checkpoints", keep)
-        self.best = _manager(workdir / "best", 1)
 
-    def latest(self) -> int | None:
-        return self.newest.latest_step()
+class Series:
+    """Checkpoints of one kind in a folder, by iteration: arrays ('state') and numbers ('data'), the newest `keep`."""
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder = folder if is_remote(folder) else folder.absolute()
+        self._writing = 0
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=True,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "data"))
+
+    def _seal(self) -> None:
+        """Orbax calls this in the first process when all is written and not yet committed."""
+        under_way = [*self.folder.glob(f"{self._writing}.orbax-checkpoint-tmp*"), self.folder / str(self._writing)]
+        for folder in under_way:  # which of the two depends on whether the storage can rename
+            if folder.exists():
+                integrity.write_list(folder)
 
     def save(self, iteration: int, state: Any, data: dict) -> None:
-        self._write(self.newest, iteration, state, data)
-
-    def save_best(self, iteration: int, state: Any, data: dict) -> None:
-        self._write(self.best, iteration, state, data)
-
-    def _write(self, manager: ocp.CheckpointManager, iteration: int, state, data) -> None:
-        """Starts writing in the background; the error of an earlier write appears here."""
-        try:
-            manager.save(
-                iteration,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)),
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._failure(iteration, error) from error
+        """Starts writing in the background, in the place of what there is of this iteration and later ones; the error of an
+        earlier write appears here."""
+        self.manager.wait_until_finished()
+        for step in [s for s in self.manager.all_steps() if s >= iteration]:
+            self.manager.delete(step)
+        self._writing = iteration
+        self.manager.save(iteration, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)))
 
     def wait(self) -> None:
-        """Returns when everything is on disk. Raises UserError when it could not be written."""
-        for manager in (self.newest, self.best):
-            try:
-                manager.wait_until_finished()
-                manager.check_for_errors()
-            except (OSError, ValueError, RuntimeError) as error:
-                raise self._failure(None, error) from error
+        self.manager.wait_until_finished()
+        self.manager.check_for_errors()
 
-    def _failure(self, iteration, error) -> UserError:
-        at = "a checkpoint" if iteration is None else f"the checkpoint of iteration {iteration}"
-        kept = [s for s in self.newest.all_steps() if s != iteration]
-        return UserError(
-            f"{at} could not be written to {self.newest.directory} ({str(error).strip().splitlines()[0]}); free some space "
-            f"and run the same command again, it goes on from iteration {max(kept, default=0)}"
-        )
+    def steps(self) -> list[int]:
+        return steps(self.folder)
 
     def restore(self, iteration: int, abstract: Any) -> tuple[Any, dict]:
-        """(state, data) of an iteration; `abstract` is the state as ShapeDtypeStructs with shardings."""
+        """(state, data) of an iteration; `abstract` is the state as ShapeDtypeStructs with shardings, on any mesh. UserError
+        when it cannot be read."""
+        state, data, fault = self._try(iteration, abstract)
+        if fault:
+            raise UserError(f"checkpoint {self.folder}/{iteration}: {fault}; bring it back from a copy, or take another one")
+        return state, data
+
+    def _try(self, iteration: int, abstract: Any) -> tuple[Any, Any, str]:
+        """(state, data, '') or (None, None, what is wrong), in all processes alike but for the words."""
+        if fault := hosts.decide(lambda: integrity.fault(self.folder / str(iteration))):
+            return None, None, fault
+        restored: Any = {"state": None, "data": None}
         try:
-            restored = self.newest.restore(
+            restored = self.manager.restore(
                 iteration,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
             )
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # orbax and tensorstore raise whatever they like over bytes that are wrong
+            fault = f"it cannot be read ({first_line(error)})"
+        if hosts.agree(bool(fault)):
+            return None, None, fault or "another process could not read its part"
+        return restored["state"], restored["data"], ""
+
+    def newest(self, abstract: Any, *, discard: bool = False) -> tuple[int, Any, dict] | None:
+        """(iteration, state, data) of the newest checkpoint that is whole; a warning names those that are passed over, and they
+        are deleted if `discard`. None when nothing was ever saved. UserError when nothing that was saved can be read.
+
+        All processes take the same one."""
+        passed, found = {}, None
+        for step in hosts.decide(self.steps):
+            state, data, passed[step] = self._try(step, abstract)
+            if not passed[step]:
+                del passed[step]
+                found = step, state, data
+                break
+        listed = "; ".join(f"{step}: {fault}" for step, fault in passed.items())
+        if not found and set(passed.values()) - {integrity.UNFINISHED}:
             raise UserError(
-                f"checkpoint {self.newest.directory}/{iteration} cannot be read ({str(error).strip().splitlines()[0]}); remove "
-                "that folder to go on from the one before it"
-            ) from error
-        return restored["state"], restored["data"]
+                f"no checkpoint in {self.folder} is whole ({listed}); bring one back from a copy, or delete that folder to "
+                "begin again from the pipeline's weights"
+            )
+        if passed and hosts.is_chief():
+            where = f"the checkpoint of iteration {found[0]}" if found else "the pipeline's weights"
+            warnings.warn(f"{self.folder}: damaged checkpoints are passed over ({listed}) for {where}", stacklevel=2)
+        if passed and discard:
+            hosts.decide(lambda: [remove(self.folder / str(step)) for step in passed])
+            self.manager.reload()
+        return found
 
     def close(self) -> None:
-        self.newest.close()
+        self.manager.close()
+
+
+class Checkpoints:
+    """`last`: the newest `keep` checkpoints of the whole training state; `best`: the weights that evaluation liked most, as it
+    used them, without the optimiser's."""
+
+    def __init__(self, workdir: Path, keep: int):
+        self.last = Series(workdir / "checkpoints", keep)
+        self.best = Series(workdir / "best", 1)
+
+    def latest(self) -> int | None:
+        """The newest iteration that was saved, whole or not."""
+        return self.last.manager.latest_step()
+
+    def restore(self, iteration: int, abstract: Any) -> tuple[Any, dict]:
+        """(state, data) of an iteration, as Series.restore."""
+        return self.last.restore(iteration, abstract)
+
+    def save(self, iteration: int, state: Any, data: dict) -> None:
+        self._write(self.last, iteration, state, data)
+
+    def save_best(self, iteration: int, weights: Any, data: dict) -> None:
+        """weights: as evaluation used them (of adapters, the adapters alone)."""
+        self._write(self.best, iteration, weights, data)
+
+    def _write(self, series: Series, iteration: int, state: Any, data: dict) -> None:
+        try:
+            series.save(iteration, state, data)
+        except (OSError, ValueError, RuntimeError, UserError) as error:
+            raise self._failure(series, error) from error
+
+    def wait(self) -> None:
+        """Returns when everything is written. Raises UserError when it could not be."""
+        for series in (self.last, self.best):
+            try:
+                series.wait()
+            except (OSError, ValueError, RuntimeError, UserError) as error:
+                raise self._failure(series, error) from error
+
+    def _failure(self, series: Series, error: Exception) -> UserError:
+        whole = (step for step in self.last.steps() if not integrity.fault(self.last.folder / str(step)))
+        return UserError(
+            f"a checkpoint could not be written to {series.folder} ({first_line(error)}); free some space and run the same "
+            f"command again, it goes on from iteration {next(whole, 0)}"
+        )
+
+    def close(self) -> None:
+        self.last.close()
         self.best.close()
 
 
 def abstract(state_shapes: Any, shardings: Any) -> Any:
     """ShapeDtypeStructs that say where every leaf goes."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state_shapes, shardings)
-
-
-def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
-    """{'a': {'b': 1}} -> {'a.b': 1}."""
-    out = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        out |= flatten(value, name + ".") if isinstance(value, dict) else {name: value}
-    return out
-
-
-def value(config: dict, key: str) -> str:
-    return repr(config[key]) if key in config else "not set"
-
-
-def claim(workdir: Path, config: dict) -> contextlib.AbstractContextManager:
-    """Records the run's config in the workdir and keeps other processes out until the returned context ends. UserError when it
-    holds a run of another config, or when a process is at work in it."""
-    path = workdir / "config.json"
-    config = json.loads(json.dumps(config))
-    if path.exists():
-        old, new = flatten(json.loads(path.read_text())), flatten(config)
-        changed = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(FREE)]
-        if changed:
-            lines = "\n  ".join(f"{k}: {value(old, k)} there, {value(new, k)} now" for k in changed)
-            raise UserError(
-                f"{workdir} holds another run:\n  {lines}\nchoose another --workdir, or give the same config to go on with it"
-            )
-    workdir.mkdir(parents=True, exist_ok=True)
-    if not is_chief():
-        return contextlib.nullcontext()
-    held = hold(workdir)
-    with atomic(path) as part:
-        part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    return held
-
-
-def hold(workdir: Path) -> contextlib.AbstractContextManager:
-    """An open file with the system's lock, which ends with the process however it ends. UserError when another one has it."""
-    file = (workdir / "lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "another process"
-        file.close()
-        raise UserError(
-            f"{owner} is training in {workdir}; two would overwrite each other's files. Wait for it or stop it, or choose "
-            "another --workdir"
-        ) from None
-    except OSError:
-        return file  # a file system without locks
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file

@@ -19,8 +19,7 @@ from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import FileEnhancer
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.run import checkpoint
+from mvgrpo_jax.run import trained
 from mvgrpo_jax.run.build import Run, build
 from mvgrpo_jax.run.iteration import begin_captions, draw
 from mvgrpo_jax.run.metrics import Clock
@@ -28,17 +27,6 @@ from mvgrpo_jax.run.programs import sampler_of
 from mvgrpo_jax.run.prompts import stream
 
 FIELDS = ("kind", "iteration", "prompt", "step", "sample", "view", "drift")
-
-
-def restored(run: Run, initial: Params, workdir: Path) -> Params:
-    """The parameters that the newest checkpoint of a run samples with."""
-    store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep) if (workdir / "checkpoints").is_dir() else None
-    step = store.latest() if store else None
-    if step is None:
-        raise UserError(f"--checkpoint {workdir}: holds no checkpoint; give the --workdir of a run")
-    shapes = jax.eval_shape(run.programs.updater.init, initial)
-    state, _ = store.restore(step, checkpoint.abstract(shapes, run.programs.state_shardings))
-    return sampler_of(state)
 
 
 def drifts(run: Run, params, transitions, captions) -> np.ndarray:
@@ -151,8 +139,11 @@ def histogram(rows: list[dict], path: Path, title: str) -> None:
     plt.close(figure)
 
 
-def measure(config, out: Path, pairs: int, views: int, offline_file: str = "", trained_in: Path | None = None) -> list[dict]:
-    """Rows of FIELDS for a config's policy, or for the newest checkpoint of the workdir `trained_in`. Raises UserError."""
+def measure(
+    config, out: Path, pairs: int, views: int, offline_file: str = "", trained_in: Path | None = None, *, best: bool = False
+) -> list[dict]:
+    """Rows of FIELDS for a config's policy, or for the policy that the newest checkpoint of the workdir `trained_in` samples
+    with; best: for the weights that its evaluation liked most. Raises UserError."""
     if config.views.enhancer not in ("embedded", "vlm"):
         raise UserError("drift needs captions of pictures: set config.views.enhancer to embedded or vlm")
     if config.views.count < 1:
@@ -165,7 +156,9 @@ def measure(config, out: Path, pairs: int, views: int, offline_file: str = "", t
         if run.programs.algorithm.objective.density is None:
             raise UserError(f"{config.algorithm.name} has no transition densities to compare")
         with jax.set_mesh(run.mesh):
-            trained = restored(run, initial, trained_in) if trained_in else initial
-            return collect(run, assemble(trained, run.frozen), pairs, offline, views)
+            weights = initial
+            if trained_in:
+                weights = trained.weights_of(trained_in, run.programs, initial, best=best, of=sampler_of)[1]
+            return collect(run, assemble(weights, run.frozen), pairs, offline, views)
     finally:
         run.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mvgrpo_jax import rewards
+from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.rewards import Panel, scoring
@@ -88,13 +89,20 @@ def evaluate(
 
 
 def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[str], scores: dict[str, np.ndarray]) -> None:
-    """Writes the pictures of an evaluation that belong to this process: a sheet, an array [N, H, W, 3] and their prompts."""
+    """Writes the pictures of an iteration's evaluation that belong to this process: a sheet, and an array [N, H, W, 3] for
+    before and after. Arrays of other prompts, which a run evaluated before its config changed, cannot stand beside it and are
+    deleted."""
     rows = sorted(owned)
     images, texts = np.stack([owned[i] for i in rows]), [prompts[i] for i in rows]
     title = f"iteration {number}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
     sheet(images, texts, {name: values[rows] for name, values in scores.items()}, folder / f"{number:06d}.png", title)
-    np.save(folder / f"{number:06d}.npy", images)
-    (folder / "prompts.json").write_text(json.dumps(texts))
+    listed = folder / "prompts.json"
+    if listed.exists() and json.loads(listed.read_text()) != texts:
+        for array in folder.glob("*.npy"):
+            array.unlink()
+    pictures.save_array(images, folder / f"{number:06d}.npy")
+    with atomic(listed) as part:
+        part.write_text(json.dumps(texts))
 
 
 def mean_and_error(values: np.ndarray) -> dict[str, float]:

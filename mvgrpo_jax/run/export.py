@@ -7,20 +7,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from mvgrpo_jax import algorithms, pipelines
 from mvgrpo_jax.convert import lora as lora_files
 from mvgrpo_jax.convert.companions import check_free
-from mvgrpo_jax.convert.files import atomic, read_json
+from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.convert.weights import ParamsSource
 from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.parallel.mesh import make_mesh
-from mvgrpo_jax.run import checkpoint
-from mvgrpo_jax.run.programs import Programs, averaged, network_options
+from mvgrpo_jax.run import trained
+from mvgrpo_jax.run.programs import Programs
 
 KINDS = ("", "pipeline", "lora")
 
@@ -54,7 +53,7 @@ def starting_adapters(config, programs: Programs) -> Params:
     return jax.tree.map(jax.device_put, started, programs.state_shardings.params)
 
 
-def write(config, programs: Programs, trained: Params, frozen: Params | None, step: int, folder: Path) -> Path:
+def write(config, programs: Programs, weights: Params, frozen: Params | None, step: int, folder: Path) -> Path:
     """Writes what config.export asks for under `folder` and returns its path: FOLDER/pipeline or FOLDER/lora.
 
     Every process of a pod calls this, because gathering sharded weights takes all of them; the first one writes.
@@ -64,7 +63,7 @@ def write(config, programs: Programs, trained: Params, frozen: Params | None, st
     place = folder / kind
     factors = None
     if programs.lora:
-        factors = lora_files.factors_of(programs.pipeline.transformer, jax.tree.map(to_host, trained), programs.lora)
+        factors = lora_files.factors_of(programs.pipeline.transformer, jax.tree.map(to_host, weights), programs.lora)
     if kind == "lora":
         if jax.process_index() == 0:
             notes = {"mvgrpo_jax.step": str(step), "mvgrpo_jax.alpha": str(programs.lora.alpha)}
@@ -72,7 +71,7 @@ def write(config, programs: Programs, trained: Params, frozen: Params | None, st
             lora_files.write_diffusers(place / lora_files.DIFFUSERS_NAME, factors, **options)
             lora_files.write_kohya(place / lora_files.KOHYA_NAME, factors, programs.pipeline.flux_config, **options)
     else:
-        source = ParamsSource(programs.pipeline.transformer, trained if frozen is None else frozen)
+        source = ParamsSource(programs.pipeline.transformer, weights if frozen is None else frozen)
         merged = lora_files.Merged(source, factors, dtype) if factors else None
         pipelines.save(programs.pipeline, place, {"transformer": merged or source}, dtype=dtype)
         if merged and jax.process_index() == 0:
@@ -131,27 +130,14 @@ def card(config, base: Path, kind: str, step: int) -> str:
     return "\n".join(front + [""] + body)
 
 
-def from_checkpoint(workdir: Path, out: Path, step: int | None, kind: str = "", dtype: str = "") -> Path:
-    """Exports a checkpoint of a run, on however many devices there are here. Raises UserError."""
-    config = ConfigDict(read_json(workdir / "config.json"))
-    config.mesh = {"auto": False, "data": 1, "fsdp": -1, "tensor": 1, "devices": 0}
+def from_checkpoint(
+    workdir: Path, out: Path, step: int | None = None, kind: str = "", dtype: str = "", *, best: bool = False
+) -> Path:
+    """Exports the newest checkpoint of a run, that of an iteration or its best weights, on however many devices there are here.
+    Raises UserError."""
+    found = trained.read(workdir, make_mesh(fsdp=jax.device_count()), step=step, best=best)
+    config = found.config
     config.export.kind, config.export.dtype = kind or config.export.kind, dtype or config.export.dtype
     check(config)
-    mesh = make_mesh(fsdp=jax.device_count())
-    config.prompts_per_iteration = mesh.size  # nothing is sampled
-    store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    steps = sorted(store.newest.all_steps())
-    step = step if step is not None else max(steps, default=None)
-    if step not in steps:
-        raise UserError(f"{workdir} keeps no checkpoint of iteration {step}; there are: {', '.join(map(str, steps)) or 'none'}")
-    dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
-    pipeline = pipelines.load(config.pipeline, dtype=dtypes, mesh=mesh, **network_options(config, jax.devices()[0].platform))
-    programs = Programs.build(config, pipeline, mesh)
-    base = pipeline.params.pop("transformer")
-    trained_dtype = np.float32 if programs.lora else dtype_of(config.train.param_dtype)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, trained_dtype), programs.trained_shapes)
-    state = jax.eval_shape(programs.updater.init, shapes)
-    state, _ = store.restore(step, checkpoint.abstract(state, programs.state_shardings))
-    weights = averaged(state)
-    with jax.set_mesh(mesh):
-        return write(config, programs, weights, base if programs.lora else None, step, out)
+    with jax.set_mesh(found.programs.mesh):
+        return write(config, found.programs, found.weights, found.base, found.step, out)

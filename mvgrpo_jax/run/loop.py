@@ -8,13 +8,14 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from mvgrpo_jax import enhancers
+from mvgrpo_jax.configuration import continuation
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import TrainState
 from mvgrpo_jax.errors import Stopped, UserError
@@ -25,20 +26,23 @@ from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, repo
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.build import Run, load, outline
+from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import averaged, sampler_of
 from mvgrpo_jax.run.prompts import stream
+from mvgrpo_jax.storage import place
 
 
 @dataclasses.dataclass
 class Progress:
     """What changes as a run goes on. done: finished iterations. batches: the prompts' iterator. memory: of a chooser of
-    prompts. best: the highest evaluation so far."""
+    prompts. judged: the settings of the evaluations, of which best is the highest score so far."""
 
     done: int
     state: TrainState
     batches: Any
     memory: np.ndarray | None
+    judged: dict[str, Any]
     best: float = -math.inf
 
     def cursor(self) -> dict:
@@ -47,6 +51,7 @@ class Progress:
         return {
             "stream": self.batches.get_state(),
             "best": self.best if math.isfinite(self.best) else None,
+            "judged": self.judged,
             "memory": memory,
         }
 
@@ -54,13 +59,12 @@ class Progress:
 def train(config, workdir: str | Path) -> Path:
     """Runs a config to its end, or goes on with the run in `workdir`. Returns the folder of the trained weights. Stopped when a
     signal ends it before that; in a job of several processes an error ends the process (parallel/watch.py)."""
-    workdir = Path(workdir)
+    workdir = place(workdir)
     with (
         Watch(config.watch.silence_s, config.watch.standstill_s) as watch,
         stops.catching() as asked,
-        checkpoint.claim(workdir, json.loads(config.to_json_best_effort())),
+        claim(workdir, json.loads(config.to_json_best_effort())) as still_ours,
     ):
-        (workdir / "eval").mkdir(exist_ok=True)
         if hosts.is_chief():
             export.check_destination(config, workdir)
         outlined = outline(config)
@@ -71,7 +75,7 @@ def train(config, workdir: str | Path) -> Path:
             with jax.set_mesh(run.mesh):
                 progress = begin(run, initial, workdir)
                 del initial  # the state holds it now
-                return Loop(run, workdir, progress, asked, watch.at).run_to_the_end()
+                return Loop(run, workdir, progress, Job(asked, watch.at, still_ours)).run_to_the_end()
         finally:
             run.close()
 
@@ -89,27 +93,36 @@ def begin(run: Run, initial: Params, workdir: Path) -> Progress:
     chooser = programs.algorithm.chooser
     batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed)
     store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    newest = store.latest()
-    if not newest:
-        store.close()
-        return Progress(0, programs.init(initial), batches, chooser.memory if chooser else None)
+    judged = continuation.evaluation(json.loads(config.to_json_best_effort()))
     shapes = jax.eval_shape(programs.updater.init, initial)
-    state, cursor = store.restore(newest, checkpoint.abstract(shapes, programs.state_shardings))
+    found = store.last.newest(checkpoint.abstract(shapes, programs.state_shardings), discard=True)
+    kept = hosts.decide(store.best.steps)
     store.close()
+    if not found:
+        return Progress(0, programs.init(initial), batches, chooser.memory if chooser else None, judged)
+    done, state, cursor = found
     batches.set_state(cursor["stream"])
     memory = None if cursor["memory"] is None else np.asarray(cursor["memory"], np.float32)
-    best = cursor["best"] if cursor["best"] is not None else -math.inf
-    say(f"going on from iteration {newest}")
-    return Progress(newest, state, batches, memory, best)
+    comparable = kept and cursor["best"] is not None and cursor["judged"] == judged
+    say(f"going on from iteration {done}")
+    return Progress(done, state, batches, memory, judged, cursor["best"] if comparable else -math.inf)
+
+
+class Job(NamedTuple):
+    """What a run has to do with the job that it is. asked(): whether it is to stop at this boundary between stages, the same
+    answer in every process; announce(stage) is called at each boundary; still_ours(): UserError when another job has taken the
+    workdir over."""
+
+    asked: Callable[[], bool]
+    announce: Callable[[str], None]
+    still_ours: Callable[[], None]
 
 
 class Loop:
-    """One process's work from the first iteration to the export. asked(): whether the run is to stop at this boundary between
-    stages, the same answer in every process; announce(stage) is called at each boundary."""
+    """One process's work from the first iteration to the export."""
 
-    def __init__(self, run: Run, workdir: Path, progress: Progress, asked: Callable[[], bool], announce: Callable[[str], None]):
-        self.run, self.workdir, self.progress = run, workdir, progress
-        self.asked, self.announce = asked, announce
+    def __init__(self, run: Run, workdir: Path, progress: Progress, job: Job):
+        self.run, self.workdir, self.progress, self.job = run, workdir, progress, job
         self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.writer = metrics.Writer(workdir, progress.done)
@@ -133,8 +146,8 @@ class Loop:
     def enter(self, number: int, stage: str) -> None:
         """The boundary before a stage of an iteration; Stopped where the process was asked to stop."""
         where = f"iteration {number}, {stage}"
-        self.announce(where)
-        if self.asked():
+        self.job.announce(where)
+        if self.job.asked():
             done = self.progress.done
             raise Stopped(f"stopped by a signal before {where}; {done} iterations are saved, the same command goes on")
 
@@ -145,10 +158,6 @@ class Loop:
         scores, self.cursor = {}, progress.cursor()
         if due(number, every.eval.every):
             scores = self.evaluate(number, clock)
-            judged = scores[f"eval/{every.eval.judge}"]
-            if judged > progress.best and number:
-                progress.best = judged
-                self.store.save_best(number, progress.state, progress.cursor())
         self.cursor = progress.cursor()
         self.enter(number, "sample")
         prompts = [str(p) for p in next(progress.batches)]
@@ -174,9 +183,10 @@ class Loop:
     def save_if_due(self) -> None:
         """A checkpoint where one is due."""
         config, done = self.run.config, self.progress.done
-        self.announce(f"iteration {done}, checkpoint")
+        self.job.announce(f"iteration {done}, checkpoint")
         if due(done, config.checkpoint.every) or done == config.iterations:
             self.flush()  # a state whose update failed is never saved
+            self.job.still_ours()
             self.store.save(done, self.progress.state, self.progress.cursor())
             if config.export.at_checkpoints and done < config.iterations:
                 self.export(done, self.workdir / "exports" / f"{done:06d}")
@@ -203,15 +213,24 @@ class Loop:
         self.bar.set_postfix(shown)
 
     def evaluate(self, number: int, clock: Clock) -> dict[str, float]:
-        """The mean of every judge on the held-out prompts; the chief keeps the pictures that belong to it."""
-        run, between = self.run, lambda: self.enter(number, "evaluation")
+        """The mean of every judge on the held-out prompts; the weights are kept when none that were trained did better, by the
+        chief the pictures that belong to it."""
+        run, weights, between = self.run, averaged(self.progress.state), lambda: self.enter(number, "evaluation")
         between()
         with clock("eval"):
-            policy = assemble(averaged(self.progress.state), run.frozen)
-            owned, scores = run.evaluation.run(policy, run.pipeline.params["vae"], between)
+            owned, scores = run.evaluation.run(assemble(weights, run.frozen), run.pipeline.params["vae"], between)
         if hosts.is_chief():
             self.aside(evaluation.keep, self.workdir / "eval", number, owned, run.evaluation.prompts, scores)
-        return {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
+        means = {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
+        self.keep_if_best(number, weights, means[f"eval/{run.config.eval.judge}"])
+        return means
+
+    def keep_if_best(self, number: int, weights: Params, score: float) -> None:
+        """Saves the weights of `number` iterations to best/ where no earlier ones that were trained had such a score."""
+        if number and score > self.progress.best:
+            self.progress.best = score
+            self.job.still_ours()
+            self.store.save_best(number, weights, {"score": score, "judged": self.progress.judged})
 
     def export(self, step: int, folder: Path) -> Path:
         """Writes the weights that evaluation uses; returns where."""
@@ -227,7 +246,7 @@ class Loop:
             scores = self.evaluate(last, clock)
             if hosts.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == last]:
                 self.writer.write(last, scores | clock.spent)
-        self.announce("the export")
+        self.job.announce("the export")
         self.aside.wait()
         self.store.wait()
         self.store.close()

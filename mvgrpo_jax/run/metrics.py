@@ -5,27 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import is_chief
+from mvgrpo_jax.run import lines
+from mvgrpo_jax.storage import is_remote, place, upload
 
 
 def read(workdir: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl; a last line cut off by a kill is passed over. UserError when there is none."""
-    path = Path(workdir) / "metrics.jsonl"
+    path = place(workdir) / "metrics.jsonl"
     if not path.exists():
         raise UserError(f"{path} does not exist; expected the workdir of a run")
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    rows = {}
+    for line in lines.read(path):
+        with contextlib.suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            rows[row["iteration"]] = row
+    return list(rows.values())
 
 
 class Clock:
@@ -53,34 +55,59 @@ def board(workdir: Path):
             file=sys.stderr,
         )
         return None
-    return metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+    return Board(metric_writers.SummaryWriter, workdir / "tensorboard")
+
+
+class Board:
+    """A clu writer into a folder. Files that grow cannot be kept in object storage: there they are written on this machine and
+    copied every COPIED seconds and at the end."""
+
+    COPIED = 60.0
+
+    def __init__(self, kind, folder: Path):
+        self.folder = folder
+        self.local = Path(tempfile.mkdtemp(prefix="tensorboard.")) if is_remote(folder) else folder
+        self.writer, self.copied = kind(str(self.local)), time.monotonic()
+
+    def write_scalars(self, iteration: int, values: dict[str, float]) -> None:
+        self.writer.write_scalars(iteration, values)
+        if time.monotonic() - self.copied > self.COPIED:
+            self.flush()
+
+    def flush(self) -> None:
+        self.writer.flush()
+        self.copied = time.monotonic()
+        if self.local != self.folder:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for file in self.local.iterdir():
+                upload(file, self.folder / file.name)
+
+    def close(self) -> None:
+        self.flush()
+        self.writer.close()
+        if self.local != self.folder:
+            shutil.rmtree(self.local)
 
 
 class Writer:
-    """Appends to metrics.jsonl and, where TensorBoard is installed, to its files. A continued run drops the lines that its
+    """Adds lines to metrics.jsonl and, where TensorBoard is installed, to its files. A continued run drops the lines that its
     checkpoint does not know. Of several processes the first one writes; the others' writers do nothing."""
 
     def __init__(self, workdir: Path, resumed_at: int):
         self.writes = is_chief()
         if not self.writes:
             return
-        self.path = workdir / "metrics.jsonl"
-        kept = [r for r in read(workdir) if r["iteration"] < resumed_at] if self.path.exists() else []
-        with atomic(self.path) as part:  # whatever stops this, the history is there
-            part.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self.file = self.path.open("a", encoding="utf-8")
+        path = workdir / "metrics.jsonl"
+        kept = [json.dumps(r) for r in read(workdir) if r["iteration"] < resumed_at] if path.exists() else []
+        self.file = lines.writer(path, kept)
         self.board = board(workdir)
-
-    def _line(self, row: dict) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
 
     def write(self, iteration: int, values: dict[str, float]) -> None:
         """Not-a-number and infinities are written as null: JSON has no word for them."""
         if not self.writes:
             return
         values = {k: float(v) for k, v in values.items()}
-        self._line({"iteration": iteration} | {k: v if math.isfinite(v) else None for k, v in values.items()})
+        self.file.add(json.dumps({"iteration": iteration} | {k: v if math.isfinite(v) else None for k, v in values.items()}))
         if self.board is not None:
             self.board.write_scalars(iteration, values)
 
@@ -89,4 +116,4 @@ class Writer:
             return
         self.file.close()
         if self.board is not None:
-            self.board.flush()
+            self.board.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def save_png(image: np.ndarray, path: Path) -> None:
     """Writes [H, W, 3], uint8 or in [0, 1], as PNG, atomically."""
     with atomic(path) as part:
         Image.fromarray(to_uint8(image)).save(part, "PNG")
+
+
+def save_array(array: np.ndarray, path: Path) -> None:
+    """Writes an array as .npy, atomically."""
+    with atomic(path) as part, part.open("wb") as file:
+        np.save(file, array)
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Reads an array of numbers from .npy."""
+    return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
 def sheet(

@@ -92,7 +92,7 @@ def before_and_after(workdir: Path, count: int = 16) -> Path | None:
     stored = sorted((workdir / "eval").glob("*.npy"))
     if len(stored) < 2:
         return None
-    before, after = (np.load(p, allow_pickle=False)[:count] / 255.0 for p in (stored[0], stored[-1]))
+    before, after = (pictures.load_array(p)[:count] / 255.0 for p in (stored[0], stored[-1]))
     prompts = json.loads((workdir / "eval" / "prompts.json").read_text())[: len(before)]
     gap = np.ones((before.shape[1], 2, 3))
     pairs = [(np.concatenate([b, gap, a], 1), p) for b, a, p in zip(before, after, prompts)]

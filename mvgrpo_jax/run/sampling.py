@@ -13,10 +13,11 @@ import numpy as np
 from mvgrpo_jax import pipelines
 from mvgrpo_jax.convert import lora as lora_files
 from mvgrpo_jax.core import rollout, sde, seeds
-from mvgrpo_jax.core.policy import Policy
+from mvgrpo_jax.core.policy import Policy, assemble
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import lora
-from mvgrpo_jax.run import pictures
+from mvgrpo_jax.parallel.mesh import make_mesh
+from mvgrpo_jax.run import pictures, trained
 
 BATCH = 16  # pictures at a time
 COLUMNS = 8  # of the contact sheet
@@ -32,6 +33,16 @@ def load(folder: str | Path, dtype=jnp.float32, lora_path: Path | None = None) -
         adapters, config = lora_files.tree_of(pipeline.transformer, factors)
         pipeline.transformer = lora.adapt(pipeline.transformer, config)
         pipeline.params["transformer"] = lora.join(pipeline.params["transformer"], adapters)
+    return pipeline
+
+
+def load_trained(workdir: Path, dtype=jnp.float32, *, step: int | None = None, best: bool = False) -> pipelines.Pipeline:
+    """The pipeline of a run with the weights of its newest checkpoint, of the checkpoint of an iteration, or its best ones, on
+    one device. UserError when they are not there."""
+    found = trained.read(workdir, make_mesh(), step=step, best=best, dtype=dtype)
+    pipeline = found.programs.pipeline
+    pipeline.transformer = found.programs.policy.network
+    pipeline.params["transformer"] = assemble(found.weights, found.base)
     return pipeline
 
 

@@ -236,30 +236,6 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path):
     assert numbers(workdir) == numbers(whole)
 
 
-def test_another_config_in_the_workdir_is_refused(finished):
-    workdir, _ = finished
-    with pytest.raises(UserError, match="holds another run:\n  optimizer.learning_rate: 0.001 there, 0.01 now"):
-        checkpoint.claim(workdir, json.loads(small_config(optimizer={"learning_rate": 1e-2}).to_json_best_effort()))
-    with pytest.raises(UserError, match="new_key: not set there, 1 now"):
-        checkpoint.claim(workdir, json.loads(small_config().to_json_best_effort()) | {"new_key": 1})
-    for same in (small_config(iterations=9), small_config()):  # a longer run is the same run
-        with checkpoint.claim(workdir, json.loads(same.to_json_best_effort())):
-            pass
-
-
-def test_a_second_process_in_the_workdir_is_refused(tmp_path):
-    hold = "import sys, pathlib; from mvgrpo_jax.run.checkpoint import hold; held = hold(pathlib.Path(sys.argv[1])); "
-    first = [sys.executable, "-c", hold + "print('held', flush=True); sys.stdin.read()", str(tmp_path)]
-    with subprocess.Popen(first, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {owner.pid} on .* is training in {tmp_path}; two would overwrite"):
-            checkpoint.claim(tmp_path, {"a": 1})
-        owner.kill()  # a lock does not outlive its process, however it ended
-        owner.wait()
-    with checkpoint.claim(tmp_path, {"a": 1}):
-        pass
-
-
 @pytest.mark.parametrize(
     "flags, expected",
     [

@@ -18,12 +18,13 @@ from mvgrpo_jax.convert.original import Rows, flux_modules
 from mvgrpo_jax.convert.sources import NAMES
 from mvgrpo_jax.convert.writing import write_file
 from mvgrpo_jax.models.flux import FluxConfig
+from mvgrpo_jax.storage import place
 
 
 def _write(path: Path, tensors: dict[str, np.ndarray], dtype, metadata: dict[str, str]) -> None:
     items = [(n, np.dtype(np.float32 if n.endswith(".alpha") else dtype), a.shape) for n, a in tensors.items()]
     assert all(d in NAMES for _, d, _ in items)
-    write_file(Path(path), items, (a.astype(d) for (_, d, _), a in zip(items, tensors.values())), metadata)
+    write_file(path, items, (a.astype(d) for (_, d, _), a in zip(items, tensors.values())), metadata)
 
 
 def write_diffusers(path: str | Path, factors: Factors, *, dtype=np.float32, notes: dict[str, str] | None = None) -> None:
@@ -42,7 +43,7 @@ def write_diffusers(path: str | Path, factors: Factors, *, dtype=np.float32, not
     for name, (down, up) in factors.items():
         tensors |= {f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": up}
     metadata = {HEADER: json.dumps({f"transformer.{k}": v for k, v in peft.items()})}
-    _write(Path(path), tensors, dtype, metadata | (notes or {}))
+    _write(place(path), tensors, dtype, metadata | (notes or {}))
 
 
 def write_kohya(
@@ -77,4 +78,4 @@ def write_kohya(
             f"{name}.lora_up.weight": up,
             f"{name}.alpha": np.asarray(float(len(down)), np.float32),
         }
-    _write(Path(path), tensors, dtype, notes or {})
+    _write(place(path), tensors, dtype, notes or {})

@@ -1,0 +1,75 @@
+"""Which keys may change between a run and its continuation: those that change no number of the training.
+
+Every key of a config belongs to one of two classes. `DECIDES`: another value would train something else, and is refused.
+`FREE`: how the work is cut and where it is done, what is kept, written and shown, how a service is reached, how the weights
+are evaluated. Settings of algorithms that do not run are free. `pipeline` is compared by what the folder holds, not by its
+place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+DECIDES = (
+    *("seed", "prompts_per_iteration", "group_size", "pipeline", "image.height", "image.width"),
+    *("prompts.train", "prompts.train_count", "algorithm.name", "algorithm."),
+    *("views.count", "views.enhancer", "views.aggregate", "views.perspectives", "views.instructions", "views.file"),
+    *("views.language", "views.image.format", "views.image.quality", "views.image.size", "views.service.model"),
+    *("views.service.max_tokens", "views.service.temperature", "views.service.extra"),
+    *("sampling.steps", "sampling.shift", "sampling.guidance", "sampling.max_sequence_length", "sampling.timestep"),
+    *("rewards.", "judges."),
+    *("optimizer.learning_rate", "optimizer.warmup", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2"),
+    *("optimizer.eps", "optimizer.max_grad_norm"),
+    *("train.dtype", "train.param_dtype", "train.frozen_dtype", "train.passes", "train.minibatches", "train.update_per"),
+    *("lora.rank", "lora.alpha", "lora.targets", "lora.start", "ema.decay", "ema.every", "ema.warmup"),
+    "eval.judge",  # the scores of two judges cannot be compared, and best/ holds the highest
+)
+FREE = (
+    "iterations",
+    # How the work is cut, and where it is done: rounding alone.
+    *("train.remat", "train.attention", "train.unroll", "train.view_chunk", "train.prompt_chunk", "train.state_chunk"),
+    *("mesh.auto", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.devices", "watch.silence_s", "watch.standstill_s"),
+    *("text.memory_mb", "text.folder", "text.disk_gb", "text.drop_encoders"),
+    # What is kept, written and shown.
+    *("checkpoint.every", "checkpoint.keep", "export.kind", "export.at_checkpoints", "export.dtype", "log.images_every"),
+    # How weights are evaluated; under other settings best/ begins anew.
+    *("eval.every", "eval.steps", "eval.solver", "prompts.eval", "prompts.eval_count"),
+    # Where and how captions are asked for, and what is done without one.
+    *("views.missing", "views.patience", "views.overlap", "views.service.endpoints", "views.service.key_env"),
+    *("views.service.key_file", "views.service.verify", "views.service.ca_file", "views.service.concurrency"),
+    *("views.service.attempt_s", "views.service.request_s", "views.service.batch_s", "views.service.retries"),
+    *("views.service.backoff_s", "views.service.hedge", "views.service.breaker", "views.service.cooldown_s"),
+    "views.service.response_kb",
+)
+
+
+def is_free(key: str, algorithm: str) -> bool:
+    """Whether a key may change. algorithm: the one that runs. Keys that are in no class may not."""
+    section, _, rest = key.partition(".")
+    if section == "algorithm" and "." in rest:
+        return rest.partition(".")[0] != algorithm
+    return key in FREE or (section == "judges" and key.endswith(".chunk"))
+
+
+def flatten(config: dict, prefix: str = "") -> dict[str, Any]:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    out = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        out |= flatten(value, name + ".") if isinstance(value, dict) else {name: value}
+    return out
+
+
+def evaluation(config: dict) -> dict[str, Any]:
+    """What two evaluations must have in common for their scores to be compared."""
+    values = flatten(config)
+    return {key: values[key] for key in ("eval.steps", "eval.solver", "eval.judge", "prompts.eval", "prompts.eval_count")}
+
+
+def changes(old: dict, new: dict) -> list[str]:
+    """A line for each key that differs between two configs, as JSON has them, and may not."""
+    old, new = flatten(old), flatten(new)
+    algorithm = new.get("algorithm.name", "")
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not is_free(k, algorithm)]
+    shown = lambda config, key: repr(config[key]) if key in config else "not set"
+    return [f"{key}: {shown(old, key)} there, {shown(new, key)} now" for key in keys]
