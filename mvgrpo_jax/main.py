@@ -19,7 +19,11 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Joins the other processes
 COORDINATOR = flags.DEFINE_string("coordinator", "", "Elsewhere: HOST:PORT of process 0, by which the processes join.")
 PROCESSES = flags.DEFINE_integer("processes", 0, "With --coordinator: how many processes there are.")
 PROCESS_ID = flags.DEFINE_integer("process_id", -1, "With --coordinator: the number of this one, from 0.")
-CACHE = flags.DEFINE_string("compilation_cache", "", "Folder that keeps compiled programs between runs.")
+CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Folder that keeps compiled programs between runs, empty for none. [the user's cache, or beside --workdir]",
+)
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Prints every setting, a 'key = value' a line, and ends.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Checks everything, prints what an iteration costs and the mesh, and ends.")
 
@@ -37,16 +41,13 @@ def run(path: str | None, words: list[str], argv: list[str]) -> None:
     if PRINT_CONFIG.value:
         print(arguments.shown(config))
         return
-    import jax
-
     if DISTRIBUTED.value or COORDINATOR.present or PROCESSES.present or PROCESS_ID.present:
         from mvgrpo_jax.parallel import joining
 
         joining.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-    if CACHE.value:
-        jax.config.update("jax_compilation_cache_dir", CACHE.value)
-    from mvgrpo_jax.run import loop
+    from mvgrpo_jax.run import compiled, loop
 
+    compiled.keep(CACHE.value, WORKDIR.value)
     if DRY_RUN.value:
         print(loop.dry_run(config))
         return
