@@ -1,0 +1,83 @@
+"""A plan beside the run that it plans: the same programs, and the same bytes on a device while they run."""
+
+import functools
+
+import jax
+import pytest
+
+from mvgrpo_jax.parallel.mesh import islands
+from mvgrpo_jax.planning.abstract import AbstractRun, per_device
+from mvgrpo_jax.rewards import Panel
+from mvgrpo_jax.run import loop
+from tests.runs import small_config
+
+
+def settings():
+    """That of test_few_prompts, with an evaluation and kept densities."""
+    config = small_config(iterations=1, group_size=4)
+    config.views.count = 3
+    config.eval.every, config.mesh.fsdp = 1, 8
+    return config
+
+
+def held_by_a_device() -> int:
+    """Bytes of the live arrays on the first device; several arrays may share a buffer."""
+    seen = {}
+    for array in jax.live_arrays():
+        for shard in array.addressable_shards:
+            if shard.device.id == 0:
+                seen[shard.data.unsafe_buffer_pointer()] = shard.data.nbytes
+    return sum(seen.values())
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """({program: bytes on a device when it was first called}, the plan, its calls)."""
+    called = {}
+
+    def watched(name, program):
+        @functools.wraps(program)
+        def call(*arguments):
+            called.setdefault(name, held_by_a_device())
+            return program(*arguments)
+
+        return call
+
+    load, score = loop.load, Panel.program
+
+    def loading(outlined):
+        run, initial = load(outlined)
+        programs = run.programs
+        names = [n for n, a in vars(type(programs)).items() if isinstance(a, functools.cached_property)]
+        for name in set(names) - {"state_shardings", "_tails", "init", "adapters"}:
+            if hasattr(program := getattr(programs, name), "lower"):
+                vars(programs)[name] = watched(name, program)
+        return run, initial
+
+    begun = held_by_a_device()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "load", loading)
+        patch.setattr(Panel, "program", lambda self, name: watched(f"judge {name}", score(self, name)))
+        loop.train(settings(), tmp_path_factory.mktemp("run"))
+    config = settings()
+    config.sampling.max_sequence_length = 0
+    plan = AbstractRun(config, islands(jax.devices()))
+    with jax.set_mesh(plan.mesh):
+        return {name: size - begun for name, size in called.items()}, plan, plan.calls()
+
+
+def test_the_plan_lists_what_a_run_calls(both):
+    called, _, calls = both
+    listed = {name.removesuffix(" of evaluation") for name in calls}
+    # The texts of the evaluation are encoded before the loop, when the run is loaded.
+    assert set(called) | {"encode"} == listed
+
+
+@pytest.mark.parametrize("name", ["rollout", "decode", "judge clip", "encode_views", "select", "update", "evaluate"])
+def test_bytes_on_a_device_are_those_of_the_run(both, name):
+    called, plan, calls = both
+    call = calls[name]
+    taken = {id(a) for a in jax.tree.leaves(call.arguments)}
+    beside = [x for x in jax.tree.leaves((plan.held, call.beside)) if id(x) not in taken]
+    planned = per_device(jax.tree.leaves(call.arguments)) + per_device(beside)
+    assert planned == pytest.approx(called[name], rel=0.05)
