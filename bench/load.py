@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from bench.convert_memory import GIB, make_files  # noqa: E402
 
 EIGHT = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-FULL, CUT, REAL = (19, 38), (3, 5), (1, 2)  # blocks of two streams and of one
+FULL, FEW = (19, 38), (1, 2)  # blocks of two streams and of one
 
 
 def network(blocks: tuple[int, int]):
@@ -131,14 +131,14 @@ def measure(function, *arguments) -> dict:
 
 def alone(*call) -> dict:
     """One measurement, or whatever else `call` names, in a process of its own."""
-    command = [sys.executable, __file__, "--call", json.dumps(call)]
+    command = [sys.executable, str(ROOT / "bench" / "load.py"), "--call", json.dumps(call)]
     out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | EIGHT).stdout
     return json.loads(out.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, help="folder for the files, which are deleted afterwards; 5 GB with the real ones")
+    parser.add_argument("--work", type=Path, help="folder for the files, which are deleted afterwards; 3 GB of them real")
     parser.add_argument("--scale", type=float, default=1.0, help="share of FLUX.1-dev's blocks in the sparse files")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--call", type=json.loads, help=argparse.SUPPRESS)
@@ -160,38 +160,21 @@ def main() -> None:
         rows.append(facts)
 
     print("| files | reader | GB | seconds | GB/s | read/file | resident GiB | beyond GiB |\n|---|---|---|---|---|---|---|---|")
-    for blocks, meshes in ((full, (one,)), (CUT, (one, copies, mixed))):
-        folder = options.work / "sparse"
-        size = make_files(folder, blocks, original=False)
+    for blocks, meshes in ((full, (one,)), (FEW, (one, copies, mixed))):
+        size, name = make_files(options.work / "sparse", blocks, original=False), f"sparse, {blocks[0]} + {blocks[1]} blocks"
+        folder = str(options.work / "sparse" / "transformer")
         for mesh in meshes:
-            row(
-                f"sparse, {blocks[0]} + {blocks[1]} blocks",
-                f"ours, data {mesh[0]}, fsdp {mesh[1]}",
-                size,
-                "ours",
-                str(folder / "transformer"),
-                blocks,
-                mesh,
-                True,
-            )
-        row(
-            f"sparse, {blocks[0]} + {blocks[1]} blocks",
-            "safetensors, host only",
-            size,
-            "safetensors",
-            str(folder / "transformer"),
-            True,
-        )
-        shutil.rmtree(folder)
-    folder = options.work / "real"
-    size, where = make_files(folder, REAL, original=False), str(folder / "transformer")
-    fill(folder / "transformer")
-    alone("save_orbax", where, REAL)
-    for mesh in (one, copies):
-        row("real", f"ours, data {mesh[0]}, fsdp {mesh[1]}", size, "ours", where, REAL, mesh, False)
-        row("real", f"orbax, data {mesh[0]}, fsdp {mesh[1]}", size, "orbax", where, REAL, mesh)
-    row("real", "safetensors, host only", size, "safetensors", where, False)
-    shutil.rmtree(folder)
+            row(name, f"ours, data {mesh[0]}, fsdp {mesh[1]}", size, "ours", folder, blocks, mesh, True)
+        row(name, "safetensors, host only", size, "safetensors", folder, True)
+        shutil.rmtree(options.work / "sparse")
+    size, folder = make_files(options.work / "real", FEW, original=False), options.work / "real" / "transformer"
+    fill(folder)
+    alone("save_orbax", str(folder), FEW)
+    name = f"real, {FEW[0]} + {FEW[1]} blocks"
+    row(name, "ours, data 1, fsdp 8", size, "ours", str(folder), FEW, one, False)
+    row(name, "orbax, data 1, fsdp 8", size, "orbax", str(folder), FEW, one)
+    row(name, "safetensors, host only", size, "safetensors", str(folder), False)
+    shutil.rmtree(options.work / "real")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -113,6 +113,10 @@ class Cut:
     def __init__(self, leaf: Leaf, processes: int):
         self.leaf, self.shape, self.near = leaf, leaf.entries[0].shape, None
         self.cut: NamedSharding | None = None
+        platform = jax.default_backend() if leaf.where is None else leaf.where.mesh.devices.flat[0].platform
+        # XLA's CPU backend has no bfloat16 update of a slice: it would turn the whole stack to float32 and back for each layer.
+        slow = leaf.layered and (platform, leaf.dtype) == ("cpu", jnp.bfloat16)
+        self.word = np.dtype(np.uint16) if slow else leaf.dtype
         places: dict = {None: (slice(None),)}
         if leaf.where is not None:
             mesh, spec = leaf.where.mesh, _file_spec(leaf)
@@ -141,6 +145,7 @@ class Cut:
         found = self.leaf.read(entry, start, end) if start < end else np.zeros((0, *entry.shape[1:]), self.leaf.dtype)
         if missing := stop - start - len(found):
             found = np.pad(found, [(0, missing), *[(0, 0)] * (found.ndim - 1)])
+        found = found.view(self.word)
         return {part: np.ascontiguousarray(found[:, *(slice(*s) for s in part)]) for part in parts}
 
     def _tensor(self, parts: Iterator) -> jax.Array:
@@ -154,15 +159,16 @@ class Cut:
         leaf = self.leaf
         key = (leaf.name, leaf.entries[0].shape[0], leaf.where, self.near)
         if not leaf.layered:
-            return jax.block_until_ready(_turn(*key)(self._tensor(parts)))
-        shape = from_torch(np.broadcast_to(np.int8(0), leaf.entries[0].shape), leaf.name).shape
-        stack = _room((len(leaf.entries), *shape), leaf.dtype, leaf.where)()
-        for layer in range(len(leaf.entries)):
-            tensor = self._tensor(parts)
-            # One layer moves while the next is read: more would wait in the host's memory beside the window.
-            stack = _write(*key)(jax.block_until_ready(stack), tensor, layer)
-            del tensor
-        return jax.block_until_ready(stack)
+            array = _turn(*key)(self._tensor(parts))
+        else:
+            shape = from_torch(np.broadcast_to(np.int8(0), leaf.entries[0].shape), leaf.name).shape
+            array = _room((len(leaf.entries), *shape), self.word, leaf.where)()
+            for layer in range(len(leaf.entries)):
+                tensor = self._tensor(parts)
+                # One layer moves while the next is read: more would wait in the host's memory beside the window.
+                array = _write(*key)(jax.block_until_ready(array), tensor, layer)
+                del tensor
+        return jax.block_until_ready(array if self.word == leaf.dtype else _meant(leaf.dtype, leaf.where)(array))
 
 
 def _file_spec(leaf: Leaf) -> PartitionSpec:
@@ -198,6 +204,12 @@ def _write(name: str, rows: int, where: NamedSharding | None, near: NamedShardin
         return jax.lax.dynamic_update_index_in_dim(stack, _turned(tensor, name, rows, near), layer, 0)
 
     return jax.jit(write, donate_argnums=0, out_shardings=where)
+
+
+@lru_cache
+def _meant(dtype: np.dtype, where: NamedSharding | None) -> Callable[[jax.Array], jax.Array]:
+    """Words -> the numbers of the same bits."""
+    return jax.jit(partial(jax.lax.bitcast_convert_type, new_dtype=dtype), out_shardings=where)
 
 
 def repeated(sizes: list[int], processes: int) -> set[int]:
