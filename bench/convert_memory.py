@@ -1,11 +1,9 @@
 """Memory and speed of weight conversion at FLUX.1-dev's full size: `python bench/convert_memory.py --work DIR`.
 
 Makes sparse files with the names, shapes and sizes of the true checkpoint (all zeros, a few KiB on disk), then, each in a
-process of its own whose largest resident size the kernel reports:
+process of its own whose largest resident size the kernel reports (bench/load.py measures the way onto devices):
 
   import    original single file -> diffusers folder, through the command that users run (writes 23.8 GB to DIR, removed after)
-  place     diffusers folder -> parameter tree on a mesh of 8 host devices, each leaf dropped when it is complete. Devices are
-            emulated in host memory here, so the leaf that is being built counts; its size is printed beside.
   peer      safetensors.numpy.load_file of one shard, the usual way, for comparison
 """
 
@@ -44,8 +42,9 @@ def _count(shape) -> int:
     return out
 
 
-def make_files(work: Path) -> tuple[int, int]:
-    """(tensors, bytes) of the transformer; both layouts are written."""
+def make_files(work: Path, blocks: tuple[int, int] = (19, 38), original: bool = True) -> int:
+    """Bytes of a transformer of FLUX.1-dev's width, with so many blocks of two streams and of one: a folder of diffusers and,
+    unless `original` is False, a file in the original layout."""
     from mvgrpo_jax.convert.configs import component_config
     from mvgrpo_jax.convert.naming import entries
     from mvgrpo_jax.convert.original import ToOriginal, flux_layout
@@ -53,42 +52,20 @@ def make_files(work: Path) -> tuple[int, int]:
     from mvgrpo_jax.convert.writing import plan_shards
     from mvgrpo_jax.models import flux
 
-    config = flux.FluxConfig()
+    config = flux.FluxConfig(num_layers=blocks[0], num_single_layers=blocks[1])
     ours = Described({n: e.shape for n, e in entries(flux.flux(config)).items()}, DTYPES["BF16"])
-    original = ToOriginal(ours, flux_layout(config))
-    size = sparse(work / "flux1-dev.safetensors", [(n, original.dtype(n), original.shape(n)) for n in original.names()])
+    if original:
+        file = ToOriginal(ours, flux_layout(config))
+        sparse(work / "flux1-dev.safetensors", [(n, file.dtype(n), file.shape(n)) for n in file.names()])
     shards = plan_shards([(n, ours.dtype(n), s) for n, s in ours.shapes.items()], 9_900_000_000)
-    table, folder = {}, work / "transformer"
+    table, folder, size = {}, work / "transformer", 0
     for i, part in enumerate(shards):
         name = f"diffusion_pytorch_model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        sparse(folder / name, part)
+        size += sparse(folder / name, part)
         table |= {n: name for n, _, _ in part}
     (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
     (folder / "config.json").write_text(json.dumps(component_config(config)))
-    return len(ours.shapes), size
-
-
-def place(work: Path) -> None:
-    """In a process of its own: 8 host devices, every leaf placed by the training rules and dropped."""
-    import jax
-
-    from mvgrpo_jax.convert.weights import import_params
-    from mvgrpo_jax.models import flux
-    from mvgrpo_jax.parallel.mesh import make_mesh
-    from mvgrpo_jax.parallel.rules import placements
-
-    net = flux.flux(flux.FluxConfig())
-    mesh = make_mesh(fsdp=8)
-    largest = 0
-
-    def keep(path, array):
-        nonlocal largest
-        largest = max(largest, array.nbytes)
-        jax.block_until_ready(array)
-        return None
-
-    import_params(net, work / "transformer", sharding=placements(net, mesh), keep=keep)
-    print(json.dumps({"largest_leaf": largest}))
+    return size
 
 
 def peer(work: Path) -> None:
@@ -100,10 +77,10 @@ def peer(work: Path) -> None:
     print(json.dumps({"bytes": sum(a.nbytes for a in arrays.values())}))
 
 
-def measured(command: list[str], **environment: str) -> tuple[float, float, str]:
+def measured(command: list[str]) -> tuple[float, float, str]:
     """(seconds, largest resident GiB, stdout) of a command."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     out = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -115,31 +92,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for 24 GB of output, emptied afterwards")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", choices=("place", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=("peer",), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        return (place if options.only == "place" else peer)(options.work)
-    tensors, size = make_files(options.work)
+        return peer(options.work)
+    size = make_files(options.work)
     me, out = [sys.executable, __file__, "--work", str(options.work)], options.work / "out"
     convert = [sys.executable, "-m", "mvgrpo_jax.convert", "import", "--src", str(options.work / "flux1-dev.safetensors")]
     rows = {"import": measured([*convert, "--dst", str(out)])}
     shutil.rmtree(out)
-    eight = "--xla_force_host_platform_device_count=8"
-    rows["place"] = measured([*me, "--only", "place"], JAX_PLATFORMS="cpu", XLA_FLAGS=eight)
     rows["peer"] = measured([*me, "--only", "peer"])
-    leaf = json.loads(rows["place"][2].splitlines()[-1])["largest_leaf"]
     peer_bytes = json.loads(rows["peer"][2].splitlines()[-1])["bytes"]
-    print(f"FLUX.1-dev's transformer: {tensors} tensors, {size / 1e9:.1f} GB, bfloat16, sparse files")
+    print(f"FLUX.1-dev's transformer: {size / 1e9:.1f} GB, bfloat16, sparse files")
     print(f"{'':<8}{'GB read':>9}{'seconds':>9}{'GB/s':>7}{'resident GiB':>14}{'of the file':>13}")
     for name, (seconds, resident, _) in rows.items():
         gb = (peer_bytes if name == "peer" else size) / 1e9
         print(f"{name:<8}{gb:>9.1f}{seconds:>9.1f}{gb / seconds:>7.2f}{resident:>14.2f}{resident * GIB / gb / 1e9:>12.0%}")
-    print(f"largest leaf while placing, in emulated device memory: {leaf / GIB:.2f} GiB")
-    within = rows["import"][1] * GIB < LIMIT and rows["place"][1] * GIB - leaf < LIMIT
-    print(f"host memory within {LIMIT / GIB:.0f} GiB: {'yes' if within else 'NO'}")
+    print(f"host memory within {LIMIT / GIB:.0f} GiB: {'yes' if rows['import'][1] * GIB < LIMIT else 'NO'}")
     if options.json:
         facts = {n: {"seconds": round(s, 1), "resident_gib": round(r, 2)} for n, (s, r, _) in rows.items()}
-        options.json.write_text(json.dumps({"bytes": size, "largest_leaf": leaf} | facts, indent=2) + "\n")
+        options.json.write_text(json.dumps({"bytes": size} | facts, indent=2) + "\n")
     shutil.rmtree(options.work / "transformer")
     (options.work / "flux1-dev.safetensors").unlink()
 

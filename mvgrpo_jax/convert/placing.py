@@ -1,13 +1,16 @@
 """Tensors of a source onto devices. All processes of a run together read each byte once.
 
-A large leaf: the rows of each of its tensors, which are one range of bytes of the file, are dealt out over all devices of the
-mesh, and a process reads those of its own devices. A compiled program, one a shape, then gathers copies, exchanges what another
-axis than the rows is cut along, turns the rest into our layout and writes it into its layer of the leaf. So a host reads its
-share of the files, however many devices hold copies, and between devices, over the network too where copies are on several
-hosts, goes what each of them keeps: at most twice, once to gather and once to exchange.
+A large leaf goes tensor by tensor. The rows that a process needs, which are one range of bytes of the file, are read once and
+cut along the columns for its devices; a compiled program, one a shape, turns the parts into our layout and writes them into
+their layer of the leaf. One process reads what its devices hold, and nothing travels between them. Several processes would
+read what all of them hold several times: there the rows are dealt out over all devices of the mesh instead, and the program
+also gathers copies and exchanges what is cut along columns. So each reads its share of the files, however many hold copies,
+and between devices, over the network too where copies are on several hosts, goes what each of them keeps: at most twice, once
+to gather and once to exchange.
 The small leaves, a few per cent of the bytes at most, are read whole by every process: a program for each would cost more.
 
-Threads read ahead of what is placed, so that the host holds READ_AHEAD bytes and two tensors beside the result.
+Threads read ahead of what is placed. Beside the result the host holds READ_AHEAD bytes, again as much while they are cut, and
+two tensors.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mvgrpo_jax.convert.naming import Entry, from_torch
+from mvgrpo_jax.convert.naming import Entry, from_torch, to_torch
 from mvgrpo_jax.convert.sources import Source
 
 READ_AHEAD = 256 * 2**20  # bytes that are read and not yet placed
@@ -32,10 +36,10 @@ THREADS = 8
 SMALL = 16 * 2**20  # bytes of a leaf that is not worth a program
 REPEATED = 0.04  # of all bytes: what all processes together may read more than once
 
-Reads = Iterator[tuple[int, Callable[[], np.ndarray]]]
+Reads = Iterator[tuple[int, Callable[[], Any]]]  # bytes, and what reads them
 
 
-def read_ahead(reads: Reads, window: int) -> Iterator[np.ndarray]:
+def read_ahead(reads: Reads, window: int) -> Iterator[Any]:
     """The results of calls, in order, each given with its size in bytes. Threads make them while those that are made and not
     asked for are `window` bytes together, or a single one that is larger."""
     pool, waiting, held = ThreadPoolExecutor(THREADS), deque(), 0
@@ -81,10 +85,6 @@ class Leaf:
         """Bytes in the source."""
         return sum(math.prod(e.shape) * self.source.dtype(e.name).itemsize for e in self.entries)
 
-    def bytes_of(self, rows: int) -> int:
-        """Bytes of so many rows of one tensor, as they are placed."""
-        return rows * math.prod(self.entries[0].shape[1:]) * self.dtype.itemsize
-
     def read(self, entry: Entry, start: int = 0, stop: int | None = None) -> np.ndarray:
         return self.source.read(entry.name, start, stop).astype(self.dtype, copy=False)
 
@@ -107,63 +107,81 @@ class Whole:
         return jnp.asarray(array) if where is None else jax.make_array_from_callback(array.shape, where, lambda i: array[i])
 
 
-class Dealt:
-    """A leaf whose rows are dealt out over the devices. Every process places the same leaves in the same order."""
+class Cut:
+    """A leaf of which each device gets its part of each tensor. Every process places the same leaves in the same order."""
 
-    def __init__(self, leaf: Leaf):
-        self.leaf = leaf
-        self.rows, *rest = leaf.entries[0].shape
-        if leaf.where is None:
-            self.each, self.shape, self.dealt, self.starts = self.rows, leaf.entries[0].shape, None, {None: 0}
-            return
-        mesh = leaf.where.mesh
-        self.each = -(-self.rows // mesh.size)  # rows of a device; beyond the last row there are zeros
-        self.shape = (self.each * mesh.size, *rest)
-        self.dealt = NamedSharding(mesh, PartitionSpec(sum(_order(leaf.name, leaf.where), ())))
-        places = self.dealt.addressable_devices_indices_map(self.shape)
-        self.starts = {device: index[0].start or 0 for device, index in places.items()}
+    def __init__(self, leaf: Leaf, processes: int):
+        self.leaf, self.shape, self.near = leaf, leaf.entries[0].shape, None
+        self.cut: NamedSharding | None = None
+        platform = jax.default_backend() if leaf.where is None else leaf.where.mesh.devices.flat[0].platform
+        # XLA's CPU backend has no bfloat16 update of a slice: it would turn the whole stack to float32 and back for each layer.
+        slow = leaf.layered and (platform, leaf.dtype) == ("cpu", jnp.bfloat16)
+        self.word = np.dtype(np.uint16) if slow else leaf.dtype
+        places: dict = {None: (slice(None),)}
+        if leaf.where is not None:
+            mesh, spec = leaf.where.mesh, _file_spec(leaf)
+            if processes > 1:
+                # From major to minor: a device gathers copies from neighbours, and keeps the rows that are its own.
+                used = [axis for axes in spec for axis in ((axes,) if isinstance(axes, str) else axes or ())]
+                self.near = NamedSharding(mesh, PartitionSpec(tuple(used)))
+                spec = PartitionSpec((*used, *(axis for axis in mesh.axis_names if axis not in used)))
+                self.shape = (-(-self.shape[0] // mesh.size) * mesh.size, *self.shape[1:])  # beyond the last row: zeros
+            self.cut = NamedSharding(mesh, spec)
+            places = self.cut.addressable_devices_indices_map(self.shape)
+        # (first row, end) -> the devices that hold some of these rows, and which part of them
+        self.ranges: dict[tuple[int, int], dict] = {}
+        for device, (rows, *rest) in places.items():
+            span = rows.indices(self.shape[0])[:2]
+            self.ranges.setdefault(span, {})[device] = tuple((s.start, s.stop) for s in rest)
 
     def reads(self) -> Reads:
+        row = math.prod(self.shape[1:]) * self.leaf.dtype.itemsize
         for entry in self.leaf.entries:
-            for start in self.starts.values():
-                yield self.leaf.bytes_of(self.each), partial(self._read, entry, start)
+            for (start, stop), holders in self.ranges.items():
+                yield (stop - start) * row, partial(self._read, entry, start, stop, set(holders.values()))
 
-    def _read(self, entry: Entry, start: int) -> np.ndarray:
-        stop = min(start + self.each, self.rows)
-        found = self.leaf.read(entry, start, stop) if start < stop else np.zeros((0, *self.shape[1:]), self.leaf.dtype)
-        missing = self.each - len(found)
-        return np.pad(found, [(0, missing), *[(0, 0)] * (found.ndim - 1)]) if missing else found
+    def _read(self, entry: Entry, start: int, stop: int, parts: set) -> dict[tuple, np.ndarray]:
+        end = min(stop, entry.shape[0])
+        found = self.leaf.read(entry, start, end) if start < end else np.zeros((0, *entry.shape[1:]), self.leaf.dtype)
+        if missing := stop - start - len(found):
+            found = np.pad(found, [(0, missing), *[(0, 0)] * (found.ndim - 1)])
+        found = found.view(self.word)
+        return {part: np.ascontiguousarray(found[:, *(slice(*s) for s in part)]) for part in parts}
 
-    def _tensor(self, parts: Iterator[np.ndarray]) -> jax.Array:
-        arrays = [jax.device_put(next(parts), device) for device in self.starts]
-        return jax.make_array_from_single_device_arrays(self.shape, self.dealt, arrays) if self.dealt else arrays[0]
+    def _tensor(self, parts: Iterator) -> jax.Array:
+        arrays = []
+        for holders in self.ranges.values():
+            found = next(parts)
+            arrays += [jax.device_put(found[part], device) for device, part in holders.items()]
+        return jax.make_array_from_single_device_arrays(self.shape, self.cut, arrays) if self.cut else arrays[0]
 
-    def place(self, parts: Iterator[np.ndarray]) -> jax.Array:
+    def place(self, parts: Iterator) -> jax.Array:
         leaf = self.leaf
+        key = (leaf.name, leaf.entries[0].shape[0], leaf.where, self.near)
         if not leaf.layered:
-            return jax.block_until_ready(_turn(leaf.name, self.rows, leaf.where)(self._tensor(parts)))
-        shape = from_torch(np.broadcast_to(np.int8(0), leaf.entries[0].shape), leaf.name).shape
-        stack = _room((len(leaf.entries), *shape), leaf.dtype, leaf.where)()
-        for layer in range(len(leaf.entries)):
-            tensor = self._tensor(parts)
-            # One layer moves while the next is read: more would wait in the host's memory beside the window.
-            stack = _write(leaf.name, self.rows, leaf.where)(jax.block_until_ready(stack), tensor, layer)
-            del tensor
-        return jax.block_until_ready(stack)
+            array = _turn(*key)(self._tensor(parts))
+        else:
+            shape = from_torch(np.broadcast_to(np.int8(0), leaf.entries[0].shape), leaf.name).shape
+            array = _room((len(leaf.entries), *shape), self.word, leaf.where)()
+            for layer in range(len(leaf.entries)):
+                tensor = self._tensor(parts)
+                # One layer moves while the next is read: more would wait in the host's memory beside the window.
+                array = _write(*key)(jax.block_until_ready(array), tensor, layer)
+                del tensor
+        return jax.block_until_ready(array if self.word == leaf.dtype else _meant(leaf.dtype, leaf.where)(array))
 
 
-def _order(name: str, where: NamedSharding) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The mesh axes over which rows are dealt out, (those that cut the leaf, those that copy it). This order, from major to
-    minor, gives a device neighbouring rows when copies are gathered, and leaves those that it keeps where they are."""
-    used = [axes if isinstance(axes, tuple) else (axes,) for axes in where.spec if axes is not None]
-    cut = [axis for axes in (reversed(used) if name == "kernel" else used) for axis in axes]
-    return tuple(cut), tuple(axis for axis in where.mesh.axis_names if axis not in cut)
+def _file_spec(leaf: Leaf) -> PartitionSpec:
+    """How the file's axes of one tensor are cut over the mesh."""
+    count = len(leaf.entries[0].shape)
+    spec = [*leaf.where.spec, *[None] * (count + leaf.layered - len(leaf.where.spec))][leaf.layered :]
+    order = to_torch(np.empty(range(count)), leaf.name).shape  # the axes, told by their sizes
+    return PartitionSpec(*(spec[axis] for axis in order))
 
 
-def _turned(tensor: jax.Array, name: str, rows: int, where: NamedSharding | None) -> jax.Array:
-    """Dealt rows in our layout. Copies are gathered first: in one step the partitioner would send every device the whole."""
-    if where is not None:
-        tensor = jax.lax.with_sharding_constraint(tensor, NamedSharding(where.mesh, PartitionSpec(_order(name, where)[0])))
+def _turned(tensor: jax.Array, name: str, rows: int, near: NamedSharding | None) -> jax.Array:
+    """A tensor in our layout. Copies are gathered first: in one step the partitioner would send every device the whole."""
+    tensor = tensor if near is None else jax.lax.with_sharding_constraint(tensor, near)
     return from_torch(tensor[:rows], name)
 
 
@@ -173,19 +191,25 @@ def _room(shape: tuple[int, ...], dtype: np.dtype, where: NamedSharding | None) 
 
 
 @lru_cache
-def _turn(name: str, rows: int, where: NamedSharding | None) -> Callable[[jax.Array], jax.Array]:
-    """Dealt rows -> the leaf."""
-    return jax.jit(partial(_turned, name=name, rows=rows, where=where), out_shardings=where)
+def _turn(name: str, rows: int, where: NamedSharding | None, near: NamedSharding | None) -> Callable[[jax.Array], jax.Array]:
+    """A tensor -> the leaf."""
+    return jax.jit(partial(_turned, name=name, rows=rows, near=near), out_shardings=where)
 
 
 @lru_cache
-def _write(name: str, rows: int, where: NamedSharding | None) -> Callable[[jax.Array, jax.Array, int], jax.Array]:
-    """A stack, dealt rows, their layer -> the stack with them in it."""
+def _write(name: str, rows: int, where: NamedSharding | None, near: NamedSharding | None) -> Callable[..., jax.Array]:
+    """A stack, a tensor, its layer -> the stack with it."""
 
     def write(stack, tensor, layer):
-        return jax.lax.dynamic_update_index_in_dim(stack, _turned(tensor, name, rows, where), layer, 0)
+        return jax.lax.dynamic_update_index_in_dim(stack, _turned(tensor, name, rows, near), layer, 0)
 
     return jax.jit(write, donate_argnums=0, out_shardings=where)
+
+
+@lru_cache
+def _meant(dtype: np.dtype, where: NamedSharding | None) -> Callable[[jax.Array], jax.Array]:
+    """Words -> the numbers of the same bits."""
+    return jax.jit(partial(jax.lax.bitcast_convert_type, new_dtype=dtype), out_shardings=where)
 
 
 def repeated(sizes: list[int], processes: int) -> set[int]:
@@ -203,9 +227,10 @@ def repeated(sizes: list[int], processes: int) -> set[int]:
 
 def place(leaves: list[Leaf]) -> Iterator[jax.Array]:
     """The leaves on their devices, in order, finished."""
-    small = repeated([leaf.nbytes for leaf in leaves], jax.process_count())
-    # A number has no rows to deal out.
-    plans = [Whole(leaf) if i in small or not leaf.entries[0].shape else Dealt(leaf) for i, leaf in enumerate(leaves)]
+    processes = jax.process_count()
+    small = repeated([leaf.nbytes for leaf in leaves], processes)
+    # A number has no rows to cut.
+    plans = [Whole(leaf) if i in small or not leaf.entries[0].shape else Cut(leaf, processes) for i, leaf in enumerate(leaves)]
     parts = read_ahead((read for plan in plans for read in plan.reads()), READ_AHEAD)
     try:
         for plan in plans:

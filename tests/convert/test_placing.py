@@ -59,12 +59,15 @@ def loaded(mesh):
     return sum(sizes), [digest(leaf.addressable_shards[0].data) for leaf in jax.tree.leaves(params)]
 
 
-@pytest.mark.parametrize("small", [0, placing.SMALL], ids=["dealt", "whole"])
+@pytest.mark.parametrize("way", ["whole", "cut", "dealt"])
 @pytest.mark.parametrize("shape", [(1, 8, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)])
-def test_rows_are_read_once_and_every_bit_arrives(shape, small, count, tmp_path, monkeypatch, capfd):
+def test_rows_are_read_once_and_every_bit_arrives(shape, way, count, tmp_path, monkeypatch, capfd):
     """A stack of kernels of random bits, denormals among them; 20 rows do not divide by 8."""
-    monkeypatch.setattr(placing, "SMALL", small)
     mesh = make_mesh(*shape)
+    if way != "whole":
+        monkeypatch.setattr(placing, "SMALL", 0)
+    if way == "dealt":  # as one of several processes, which has all devices
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
     for spec, rows in ((P(None, "fsdp"), 20), (P(None, "fsdp", "tensor"), 20), (P(None, "tensor", "fsdp"), 24), (P(), 20)):
         bits = np.random.default_rng(0).integers(0, 2**16, (3, rows, 16), np.uint16) & 0xBFFF  # finite
         save_file({f"w.{i}": layer.view(ml_dtypes.bfloat16) for i, layer in enumerate(bits)}, tmp_path / "x.safetensors")
