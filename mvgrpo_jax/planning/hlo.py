@@ -125,17 +125,32 @@ def _bits(kind: str) -> int:
 
 def groups(instruction: Instruction, devices: int) -> list[list[int]]:
     """The devices (as positions in the mesh) of each group that talks, of a collective's replica groups in any of XLA's three
-    notations, or the pairs of a permutation."""
+    notations, or the pairs of a permutation. Raises ValueError for another notation."""
     i = instruction
     if pairs := i.attribute(r"source_target_pairs=\{(\{.*?\})\}"):
         return _listed(pairs)
-    if found := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", i.rest):
-        shape, reshaped, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
-        ids = np.arange(math.prod(reshaped)).reshape(reshaped)
-        return (ids.transpose(order) if order else ids).reshape(shape).tolist()
-    if found := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\(([\d,]*)\))? \{(.*?)\}", i.rest):
+    if found := re.search(r"replica_groups=(\[[\d,]+\])<=(\[[\d,]+\](?:T\([\d,]+\))?)", i.rest):
+        return _ordered(found[2]).reshape(_numbers(found[1])).tolist()
+    if found := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", i.rest):
         return _along(*found.groups())
-    return _listed(i.attribute(r"replica_groups=\{(\{.*?\})\}")) or [list(range(devices))]
+    if listed := i.attribute(r"replica_groups=\{(\{.*?\})\}"):
+        return _listed(listed)
+    if "replica_groups=" in i.rest.replace("replica_groups={}", ""):
+        raise ValueError(
+            f"replica groups in a notation that is not known here: {i.rest[i.rest.index('replica_groups=') :][:200]}"
+        )
+    return [list(range(devices))]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", text)]
+
+
+def _ordered(text: str) -> np.ndarray:
+    """Devices in an order written as [2,4]T(1,0): counted in rows of that shape, then transposed."""
+    shape, _, order = text.partition("T")
+    ids = np.arange(math.prod(_numbers(shape))).reshape(_numbers(shape))
+    return ids.transpose(_numbers(order)) if order else ids
 
 
 def _listed(text: str) -> list[list[int]]:
@@ -158,5 +173,8 @@ def _along(axes: str, ids: str | None, grouped: str) -> list[list[int]]:
             done = before * n
         shape.append(whole // done)
     order = [axis for axis in range(len(shape)) if axis not in inside] + inside
-    listed = np.asarray([int(n) for n in ids.split(",")]) if ids else np.arange(math.prod(sizes.values()))
+    if ids and "[" not in ids:
+        listed = np.asarray(_numbers(ids))
+    else:
+        listed = _ordered(ids or f"[{math.prod(sizes.values())}]")
     return listed.reshape(shape).transpose(order).reshape(-1, math.prod(shape[axis] for axis in inside)).tolist()

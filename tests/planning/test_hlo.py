@@ -21,11 +21,18 @@ from mvgrpo_jax.planning.hlo import Instruction, Module
         ("replica_groups=mesh['x'=4] {'x':(1)2}", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['x'=4] {'x':(2)2}", [[0, 1], [2, 3]]),
         ("replica_groups=mesh['x'=2,'y'=2], device_ids=(0,2,1,3) {'y'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['x'=2,'y'=1,'z'=2], device_ids=([2,2]T(1,0)) {'x'}, dimensions={0}", [[0, 1], [2, 3]]),
+        ("replica_groups=mesh['x'=2,'y'=1,'z'=2], device_ids=([2,2]T(1,0)) {'z'}, dimensions={0}", [[0, 2], [1, 3]]),
         ("source_target_pairs={{0,1},{1,0}}, channel_id=1", [[0, 1], [1, 0]]),
     ],
 )
 def test_who_talks_to_whom(written, want):
     assert hlo.groups(Instruction("g", "f32[4]", "all-gather", f"%x), channel_id=1, {written}"), 4) == want
+
+
+def test_groups_that_are_not_understood_are_not_guessed():
+    with pytest.raises(ValueError, match="not known here: replica_groups=new"):
+        hlo.groups(Instruction("g", "f32[4]", "all-gather", "%x), replica_groups=new<0,1>"), 4)
 
 
 @pytest.mark.parametrize(
