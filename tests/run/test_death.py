@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tests.processes import start, together
 from tests.runs import leaves, numbers, small_config
@@ -13,6 +14,7 @@ import os, sys, time
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
 import jax
 jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 """
 TRAINING = (
@@ -39,7 +41,8 @@ reports_errors(loop.train)(brief(), workdir)
 
 def brief():
     """Two iterations, each with a checkpoint; who was silent for 6 s is dead."""
-    config = small_config(iterations=2)
+    config = small_config(iterations=2, group_size=2)
+    config.rewards, config.views.count = ConfigDict({"scene": 1.0}), 1
     config.eval.every, config.checkpoint.every, config.log.images_every = 0, 1, 0
     config.mesh.fsdp, config.watch.silence_s = 2, 6.0
     return config
