@@ -58,7 +58,7 @@ def ours(folder: Path, blocks, mesh: tuple[int, int, int], drop: bool) -> int:
 
     from mvgrpo_jax.convert.weights import import_params
     from mvgrpo_jax.parallel.mesh import make_mesh
-    from mvgrpo_jax.pipelines import placements
+    from mvgrpo_jax.parallel.rules import placements
 
     net, sizes = network(blocks), []
 

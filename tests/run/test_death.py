@@ -4,12 +4,14 @@ import signal
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from tests.processes import start, succeed, together
 from tests.runs import leaves, numbers, small_config
 
 TRAINING = """
 import os
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.run import checkpoint, iteration, loop
 from tests.run.test_death import brief
@@ -30,7 +32,8 @@ reports_errors(loop.train)(brief(), workdir)
 
 def brief():
     """Two iterations, each with a checkpoint; who was silent for 6 s is dead."""
-    config = small_config(iterations=2)
+    config = small_config(iterations=2, group_size=2)
+    config.rewards, config.views.count = ConfigDict({"scene": 1.0}), 1
     config.eval.every, config.checkpoint.every, config.log.images_every = 0, 1, 0
     config.mesh.fsdp, config.watch.silence_s = 2, 6.0
     return config
