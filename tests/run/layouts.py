@@ -1,8 +1,8 @@
 """The settings under which a whole run is compared between one process and several: tiny, two iterations, four prompts or more.
 
 Adam's epsilon lies above every gradient here, and what is added to a group's deviation above every rounding of a reward: steps
-are in proportion to gradients, advantages to differences, and rounding stays rounding. Each setting but the first leaves the
-evaluation out.
+are in proportion to gradients, advantages to differences, and rounding stays rounding. Of three candidates one is nearest to
+their mean, of two rounding would choose. Each setting but the first leaves the evaluation out.
 """
 
 import json
@@ -41,7 +41,7 @@ SETTINGS = {
         },
         "algorithm.mvgrpo.kl": 0.01,
     },
-    "chosen prompts": {"algorithm.name": "adagrpo", "algorithm.adagrpo": {"candidates": 2, "trained_steps": (0, 1)}},
+    "chosen prompts": {"algorithm.name": "adagrpo", "algorithm.adagrpo": {"candidates": 3, "trained_steps": (0, 1)}},
     "tree": {"algorithm.name": "branchgrpo", "algorithm.branchgrpo": {"splits": (0,), "fans": (3,)}},
     "passes": {
         "prompts_per_iteration": 8,
