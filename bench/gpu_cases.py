@@ -133,11 +133,11 @@ class Programs:
 
     def __init__(self, case: str, tiny: bool):
         devices, self.config = jax.devices()[:1], config_of(case, tiny)
-        self.run = AbstractRun(self.config, devices)
+        self.run = AbstractRun(self.config, [devices])
         # Operations stand in the jaxpr of plain attention; the model's own are those without recomputation.
         self.counted = {
-            "operations": AbstractRun(config_of(case, tiny), devices, attention="xla"),
-            "model_operations": AbstractRun(config_of(case, tiny, **{"train.remat": "none"}), devices, attention="xla"),
+            "operations": AbstractRun(config_of(case, tiny), [devices], attention="xla"),
+            "model_operations": AbstractRun(config_of(case, tiny, **{"train.remat": "none"}), [devices], attention="xla"),
         }
         self.programs = self.run.programs
         with jax.set_mesh(self.run.mesh):

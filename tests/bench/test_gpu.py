@@ -21,7 +21,7 @@ def test_a_lora_run_is_measured_and_counted(tmp_path):
     assert list(rows) == ["lora: rollout", "lora: update", "lora: ratio", "lora: decode", "lora: encode"]
     assert not [row["error"] for row in rows.values() if "error" in row]
     config = gpu_cases.config_of("lora", tiny=True)
-    made = gpu_cases.AbstractRun(config, gpu_cases.jax.devices()[:1])
+    made = gpu_cases.AbstractRun(config, [gpu_cases.jax.devices()[:1]])
     one = flux.forward_flops(made.pipeline.flux_config, made.programs.policy.tokens, made.programs.text_length)
     # An anchor of 4 steps; 2 draws at steps 0 and 1, finished in 3 and 2. Adapters add to the closed form of the network.
     assert 1.0 < rows["lora: rollout"]["operations"] / ((4 + 2 * 3 + 2 * 2) * one) < 1.2
