@@ -82,12 +82,13 @@ def measure(case: str, report: Report, tiny: bool) -> None:
     import jax
 
     from bench import gpu_cases
+    from mvgrpo_jax.planning import hardware
     from mvgrpo_jax.run import budget
 
     device = jax.devices()[0]
     facts = {"case": case, "device": device.device_kind, "jax": jax.__version__, "date": time.strftime("%Y-%m-%d %H:%M")}
     facts["peak_flops"] = budget.peak_flops(device)[0]
-    planned = json.loads(PLANS.read_text()).get(budget.KINDS.get(device.device_kind, ""), {}) if PLANS.exists() else {}
+    planned = json.loads(PLANS.read_text()).get(hardware.KINDS.get(device.device_kind, ""), {}) if PLANS.exists() else {}
     for name, one in gpu_cases.rows(case, tiny):
         print(f"... {name}", flush=True)
         began = time.perf_counter()
