@@ -66,6 +66,8 @@ def choose(where: Topology, parts: int, base: int = 0, memory: int = 0) -> Choic
     everything is trained. memory: bytes that a program may use on a device, 0 where unknown.
     """
     count, (island, many) = where.islands * where.devices, NAMES.get(where.platform, ("node", "nodes"))
+    if count == 1:
+        return Choice(dict.fromkeys(AXES, 1), "there is one device")
     if where.platform == "cpu" and where.islands == 1:
         return Choice(dict.fromkeys(AXES, 1), "one CPU device, unless config.mesh.* asks for more")
     if 0 < base <= BASE_SHARE * memory:

@@ -20,6 +20,7 @@ BASE = int(31.4 * GIB)  # FLUX.1-dev with its text encoders, bfloat16
     [
         (Topology("cpu", 1, 8), 0, 0, (1, 1, 1), "one CPU device"),
         (Topology("cpu", 2, 4), 0, 0, (2, 4, 1), "only gradients cross processes"),
+        (Topology("gpu", 1, 1), BASE, 135 * GIB, (1, 1, 1), "there is one device"),
         (Topology("gpu", 1, 8), 0, 135 * GIB, (1, 8, 1), "shared by 8 devices of a node"),
         (Topology("gpu", 2, 8), 0, 135 * GIB, (2, 8, 1), "only gradients cross nodes"),
         (Topology("gpu", 2, 8), BASE, 135 * GIB, (16, 1, 1), "31.4 GiB on each device of 135.0 GiB: nothing but adapters'"),
