@@ -18,9 +18,17 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from tests.parallel.test_hosts import captioned
-from mvgrpo_jax.parallel.hosts import exchange
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel.hosts import decide, exchange
 texts = exchange("x" * (3 + 4 * jax.process_index()) + "\\u00e9")
-print(json.dumps([texts, *captioned()]))
+decided = [decide(lambda: {"by": jax.process_index()})]
+def refuse():
+    raise UserError(f"refused by {jax.process_index()}")
+try:
+    decide(refuse)
+except UserError as error:
+    decided.append(str(error))
+print(json.dumps([texts, *captioned(), decided]))
 """
 
 
@@ -47,3 +55,4 @@ def test_captions_of_two_processes():
     assert said[0][0] == said[1][0] == ["xxx\u00e9", "xxxxxxx\u00e9"]
     assert said[0][1] == said[1][1] == whole
     assert [s[2] for s in said] == [4, 2] and requests == 6
+    assert [s[3] for s in said] == [[{"by": 0}, "refused by 0"]] * 2
