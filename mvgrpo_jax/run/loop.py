@@ -239,9 +239,8 @@ class Loop:
 
     def finish(self) -> Path:
         """The last evaluation, the export and the report."""
-        config, workdir, clock = self.run.config, self.workdir, Clock()
+        last, workdir, clock = self.progress.done, self.workdir, Clock()
         self.flush()
-        last = config.iterations
         if self.run.evaluation:
             scores = self.evaluate(last, clock)
             if hosts.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == last]:

@@ -17,8 +17,17 @@ from tests.processes import succeed, together
 PROMPTS = ["a red circle", "a blue square", "a green cross"]
 SCRIPT = """
 import json
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel.hosts import decide
 from tests.parallel.test_hosts import captioned, compilations, told
-print(json.dumps([compilations(told), *captioned()]))
+decided = [decide(lambda: {"by": jax.process_index()})]
+def refuse():
+    raise UserError(f"refused by {jax.process_index()}")
+try:
+    decide(refuse)
+except UserError as error:
+    decided.append(str(error))
+print(json.dumps([compilations(told), *captioned(), decided]))
 """
 
 
@@ -81,3 +90,7 @@ def test_captions_of_two_processes(said):
     whole, requests = captioned()
     assert said[0][1] == said[1][1] == whole
     assert [s[2] for s in said] == [3, 3] and requests == 6
+
+
+def test_the_first_process_decides(said):
+    assert [s[3] for s in said] == [[{"by": 0}, "refused by 0"]] * 2

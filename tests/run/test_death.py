@@ -54,7 +54,7 @@ def nightly(*case):
 @pytest.mark.parametrize(
     "place, victim, number",
     [
-        ("update", 1, signal.SIGKILL),
+        nightly("update", 1, signal.SIGKILL),
         nightly("update", 0, signal.SIGKILL),
         nightly("sample", 1, signal.SIGKILL),
         nightly("sample", 0, signal.SIGKILL),
