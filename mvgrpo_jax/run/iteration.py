@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from mvgrpo_jax.core.structs import Batch, Captions, Condition, TrainState, Traj
 from mvgrpo_jax.enhancers import Session
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel.hosts import exchange
+from mvgrpo_jax.parallel.hosts import decide
 from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.run.build import Run
 from mvgrpo_jax.run.metrics import Clock
@@ -125,7 +124,7 @@ def _hand_over(run: Run, decoded: dict, session: Session | None, prompts: list[s
 
 
 def _choose(run: Run, iteration: int, params, condition: Condition, prompts: list[str], memory, clock: Clock) -> Samples:
-    """Anchors of all prompts, and a rollout of those that the chooser keeps. The chief's scores decide, for all processes."""
+    """Anchors of all prompts, and a rollout of those that the chooser keeps. The first process decides for all."""
     programs = run.programs
     chooser = programs.algorithm.chooser
     keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
@@ -136,8 +135,8 @@ def _choose(run: Run, iteration: int, params, condition: Condition, prompts: lis
     with clock("reward"):
         pictures = Owned(images, 1)
         score = sum(w * run.panel.score(n, pictures, [prompts]).scores[0, :, 0] for n, w in run.weights.items())
-        score = np.asarray(json.loads(exchange(json.dumps(score.tolist()))[0]), np.float32)
-        kept, memory = chooser.choose(score.reshape(-1, chooser.count), memory)
+        choice = lambda: [a.tolist() for a in chooser.choose(score.reshape(-1, chooser.count), memory)]
+        kept, memory = (np.asarray(a, a_type) for a, a_type in zip(decide(choice), (np.int32, np.float32)))
     trajectory, condition = programs.keep((trajectory, condition), kept)
     prompts = [prompts[slot * chooser.count + which] for slot, which in enumerate(kept)]
     session = begin_captions(run, iteration, prompts)

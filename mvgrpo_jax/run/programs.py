@@ -378,7 +378,8 @@ class Programs:
             chosen = self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
             weight = of_view[..., None] * chosen.weight
             fill = lambda a: jnp.pad(a, ((0, self.views - a.shape[0]), *[(0, 0)] * (a.ndim - 1)))
-            metrics = {"advantage/abs": jnp.abs(chosen.advantage).mean()}
+            active = jnp.broadcast_to(of_view[..., None] > 0, weight.shape)
+            metrics = {"advantage/abs": jnp.abs(chosen.advantage).mean(where=active)}
             return chosen.transitions, fill(chosen.advantage), fill(weight), metrics
 
         shardings = (self.place("prompts"), self.of_views, self.of_views, self.replicated)
