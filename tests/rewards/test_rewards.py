@@ -90,7 +90,7 @@ def test_each_of_eight_devices_scores_an_eighth_of_the_pictures(tmp_path):
     judge = rewards.make("clip", {"folder": str(tmp_path)})
     images = np.random.default_rng(1).integers(0, 256, (2, 4, 24, 24, 3), np.uint8)
     want = judged(judge, images, TEXTS).scores
-    mesh, seen = make_mesh(1, 8, 1, prompts=2), []
+    mesh, seen = make_mesh(2, 4, 1, prompts=2), []
     judge.prepare = lambda x, prepare=judge.prepare: seen.append(x.shape) or prepare(x)
     panel = rewards.Panel({"clip": judge}, mesh)
     assert all(len(a.sharding.device_set) == 8 for a in jax.tree.leaves(panel.params["clip"]))

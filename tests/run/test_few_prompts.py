@@ -16,7 +16,7 @@ from tests.runs import small_config
 
 def one_iteration(**mesh):
     """(run, samples, batch, state before and after, metrics) of the first iteration."""
-    config = small_config(group_size=4)
+    config = small_config(group_size=12)
     config.views.count = 3
     config.eval.every = 0
     config.mesh.update(mesh)
@@ -44,7 +44,7 @@ def test_every_device_has_its_share(both):
     _, (run, samples, _, batch, *_) = both
     assert (rules.parts("prompts", run.mesh), rules.parts("lanes", run.mesh)) == (2, 4)
     for pictures in samples.pictures:
-        assert pictures.items.sharding.shard_shape(pictures.items.shape)[:2] == (1, 1)
+        assert pictures.items.sharding.shard_shape(pictures.items.shape)[:2] == (1, 3)
     assert run.programs.updater.spread_views and batch.views.txt.shape[0] == 4
     assert {s.data.shape[:2] for s in batch.views.txt.addressable_shards} == {(1, 1)}
 
