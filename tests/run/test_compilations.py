@@ -32,7 +32,7 @@ def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypa
     config.views.patience = 0
     config.eval.update(every=2, steps=2)
     config.checkpoint.every = 3
-    iterate, collect = loop.Loop.iterate, OnlineSession.collect
+    iterate, collect, load, runs = loop.Loop.iterate, OnlineSession.collect, loop.load, []
 
     def iterating(self, number):
         iterate(self, number)
@@ -42,6 +42,12 @@ def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypa
         captions = collect(self)
         return [[[None] * len(p) for p in view] for view in captions] if self.iteration == 3 else captions
 
+    def loading(outlined):
+        run, initial = load(outlined)
+        runs.append(run)
+        return run, initial
+
+    monkeypatch.setattr(loop, "load", loading)
     monkeypatch.setattr(loop.Loop, "iterate", iterating)
     monkeypatch.setattr(OnlineSession, "collect", collecting)
     loop.train(config, tmp_path)
@@ -49,3 +55,8 @@ def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypa
     assert compiled[first + 1 : later[-1] + 1] == [1, 2, 3, 4, 5]
     names = [n for n in compiled[:first] if isinstance(n, str)]
     assert len(names) > 10
+    (run,) = runs
+    programs = {name: p for name, p in vars(run.programs).items() if hasattr(p, "_cache_size")}
+    assert {"encode", "encode_views", "rollout", "decode", "evaluate", "update"} <= programs.keys()
+    # Traced once each, those among them that the building of the run calls; what is decoded has one shape.
+    assert {name: p._cache_size() for name, p in programs.items()} == dict.fromkeys(programs, 1)
