@@ -168,7 +168,7 @@ class Cut:
                 # One layer moves while the next is read: more would wait in the host's memory beside the window.
                 array = _write(*key)(jax.block_until_ready(array), tensor, layer)
                 del tensor
-        return jax.block_until_ready(array if self.word == leaf.dtype else _meant(leaf.dtype, leaf.where)(array))
+        return jax.block_until_ready(array if self.word == leaf.dtype else _meant(array, leaf.dtype, leaf.where))
 
 
 def _file_spec(leaf: Leaf) -> PartitionSpec:
@@ -206,10 +206,10 @@ def _write(name: str, rows: int, where: NamedSharding | None, near: NamedShardin
     return jax.jit(write, donate_argnums=0, out_shardings=where)
 
 
-@lru_cache
-def _meant(dtype: np.dtype, where: NamedSharding | None) -> Callable[[jax.Array], jax.Array]:
-    """Words -> the numbers of the same bits."""
-    return jax.jit(partial(jax.lax.bitcast_convert_type, new_dtype=dtype), out_shardings=where)
+def _meant(words: jax.Array, dtype: np.dtype, where: NamedSharding | None) -> jax.Array:
+    """The numbers of the same bits, in the same memory: on a CPU numpy and jax look at one buffer."""
+    parts = [jax.device_put(np.asarray(part.data).view(dtype), where and part.device) for part in words.addressable_shards]
+    return parts[0] if where is None else jax.make_array_from_single_device_arrays(words.shape, where, parts)
 
 
 def repeated(sizes: list[int], processes: int) -> set[int]:
