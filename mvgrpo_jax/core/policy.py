@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from mvgrpo_jax.core.structs import Condition
 from mvgrpo_jax.models import flux, lora
 from mvgrpo_jax.models.module import Network, Params, cast
-from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.parallel import spread
 
 
 def assemble(trained: Params, frozen: Params | None) -> Params:
@@ -48,10 +48,10 @@ class Policy:
         prompts, lanes = x.shape[:2]
 
         def for_each_lane(a):
-            return rules.flatten(jnp.broadcast_to(a[:, None], (prompts, lanes, *a.shape[1:])))
+            return spread.flatten(jnp.broadcast_to(a[:, None], (prompts, lanes, *a.shape[1:])))
 
-        flat = rules.flatten(x)
-        sigmas = rules.flatten(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (prompts, lanes)))
+        flat = spread.flatten(x)
+        sigmas = spread.flatten(jnp.broadcast_to(jnp.asarray(sigma, jnp.float32), (prompts, lanes)))
         sigmas = TIMESTEPS[self.timestep](sigmas) * self.time_scale
         guidance = jnp.full((len(flat),), self.guidance, jnp.float32)
         v = self.network(
@@ -63,4 +63,4 @@ class Policy:
             flux.latent_ids(*self.grid),
             guidance,
         )
-        return rules.unflatten(v.astype(jnp.float32), prompts)[:, :lanes]
+        return spread.unflatten(v.astype(jnp.float32), prompts)[:, :lanes]

@@ -14,6 +14,7 @@ from mvgrpo_jax.pipelines.flux import (
     read,
     save,
 )
+from mvgrpo_jax.pipelines.lanes import decode_lanes, encode_lanes, encode_views
 from mvgrpo_jax.pipelines.text import clip_length, encode, shorten, text_length, tokenize
 
 __all__ = [
@@ -25,8 +26,11 @@ __all__ = [
     "clip_length",
     "config_of",
     "decode",
+    "decode_lanes",
     "describe",
     "encode",
+    "encode_lanes",
+    "encode_views",
     "load",
     "published",
     "read",

@@ -37,7 +37,7 @@ class DeviceJudge(Protocol):
     load(sharding) -> the network's parameters, each read to where sharding(path) says, or where None to the default device.
     tokens(texts [N]) -> a tree of arrays [N, ...]; token_shapes: of one text. score(params, images, tokens) -> Judgement [V, P,
     n] of pictures [P, n, H, W, 3] (uint8, or float32 in [0, 1]) and of the tokens of their texts [V, P, ...]. It is compiled
-    together with preprocessing; what a picture or a text shares is computed once. rules.flatten spreads its items over the
+    together with preprocessing; what a picture or a text shares is computed once. spread.flatten spreads its items over the
     devices.
     """
 

@@ -14,7 +14,7 @@ from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.convert.files import read_json
 from mvgrpo_jax.models import clip
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.parallel import spread
 from mvgrpo_jax.rewards.base import Judgement
 from mvgrpo_jax.rewards.preprocess import Preprocess, as_float
 
@@ -109,14 +109,14 @@ class ClipReward:
         """Unit vectors [P, n, projection_dim] of pictures [P, n, H, W, 3]."""
         net = self.network.bind(params)
         embed = lambda x: net.embed_image(self.prepare(as_float(x)))
-        flat = rules.by_parts(embed, rules.flatten(images), self.chunk)
-        return rules.unflatten(flat, images.shape[0])[:, : images.shape[1]]
+        flat = spread.by_parts(embed, spread.flatten(images), self.chunk)
+        return spread.unflatten(flat, images.shape[0])[:, : images.shape[1]]
 
     def embed_texts(self, params, tokens) -> jax.Array:
         """Unit vectors [P, n, projection_dim] of tokens [P, n, S]."""
         net = self.network.bind(params)
-        flat = rules.by_parts(net.embed_text, rules.flatten(tokens), self.chunk)
-        return rules.unflatten(flat, tokens.shape[0])[:, : tokens.shape[1]]
+        flat = spread.by_parts(net.embed_text, spread.flatten(tokens), self.chunk)
+        return spread.unflatten(flat, tokens.shape[0])[:, : tokens.shape[1]]
 
     def score(self, params, images, tokens) -> Judgement:
         """Cosines x scale [V, P, n] of pictures [P, n, H, W, 3] under texts of tokens [V, P, S]."""

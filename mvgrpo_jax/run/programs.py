@@ -23,7 +23,7 @@ from mvgrpo_jax.core.update import Updater
 from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.parallel import rules, spread
 
 # What a device works on at a time: pixels of pictures that it decodes, 12 of 512 x 512, and texts that it encodes.
 DECODED, ENCODED = 12 * 512 * 512, 8
@@ -139,12 +139,12 @@ class Programs:
             return self
         states = jax.eval_shape(lambda: self.selected(config, self.algorithm.schedule(0).stage)).transitions.x_t.shape[2]
         in_a_chunk = updater.view_chunk or self.views
-        idle = {n: rules.padded(n, lanes) / n for n in (in_a_chunk, updater.state_chunk or states)}
+        idle = {n: spread.padded(n, lanes) / n for n in (in_a_chunk, updater.state_chunk or states)}
         if idle[in_a_chunk] >= idle[updater.state_chunk or states]:
             return self
-        chunk = rules.padded(in_a_chunk, lanes)
+        chunk = spread.padded(in_a_chunk, lanes)
         updater = dataclasses.replace(updater, spread_views=True, view_chunk=updater.view_chunk and chunk)
-        return dataclasses.replace(self, views=rules.padded(self.views, chunk), updater=updater)
+        return dataclasses.replace(self, views=spread.padded(self.views, chunk), updater=updater)
 
     def selected(self, config, stage) -> selection.Selection:
         """What an update trains on, for its shapes: the selection from a rollout of nothing."""
@@ -173,7 +173,7 @@ class Programs:
     @property
     def items(self) -> int:
         """How many texts, or pictures of an evaluation, are worked on at a time."""
-        return rules.padded(ITEMS, rules.parts("batch", self.mesh))
+        return spread.padded(ITEMS, rules.parts("batch", self.mesh))
 
     @property
     def replicated(self) -> NamedSharding:
@@ -181,12 +181,6 @@ class Programs:
 
     def key(self, iteration: int, purpose: int) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(seeds.key(self.seed), iteration), purpose)
-
-    def _encode(self, params, ids_clip, ids_t5) -> Condition:
-        """Texts of ids [P, n, ...], spread over the devices -> Condition [P, n, ...]."""
-        encode = lambda ids: pipelines.encode(self.pipeline, params, *ids, self.policy.dtype)
-        flat = rules.by_parts(encode, tuple(rules.flatten(ids) for ids in (ids_clip, ids_t5)), ENCODED)
-        return jax.tree.map(lambda a: rules.unflatten(a, ids_clip.shape[0])[:, : ids_clip.shape[1]], flat)
 
     @cached_property
     def encode(self):
@@ -200,7 +194,10 @@ class Programs:
 
     def _encode_one_each(self, place: NamedSharding):
         def run(params, *ids) -> Condition:
-            return jax.tree.map(lambda a: a[:, 0], self._encode(params, *(a[:, None] for a in ids)))
+            encoded = pipelines.encode_lanes(
+                self.pipeline, params, *(a[:, None] for a in ids), dtype=self.policy.dtype, most=ENCODED
+            )
+            return jax.tree.map(lambda a: a[:, 0], encoded)
 
         return jax.jit(run, out_shardings=place)
 
@@ -209,10 +206,7 @@ class Programs:
         """(text encoders' params, ids_clip [V, P, R, S], ids_t5) -> Condition [V, P, R], encoded where the update reads it."""
 
         def run(params, *ids) -> Condition:
-            views, prompts, branches = ids[0].shape[:3]
-            rows = (jnp.moveaxis(a, 1, 0).reshape(prompts, views * branches, -1) for a in ids)
-            encoded = self._encode(params, *rows)
-            return jax.tree.map(lambda a: jnp.moveaxis(a.reshape(prompts, views, branches, *a.shape[2:]), 0, 1), encoded)
+            return pipelines.encode_views(self.pipeline, params, *ids, dtype=self.policy.dtype, most=ENCODED)
 
         return jax.jit(run, out_shardings=self.of_views)
 
@@ -284,14 +278,8 @@ class Programs:
         return jax.jit(self._decode, out_shardings=(self.place("prompts", "lanes"), self.replicated))
 
     def _decode(self, params, latents) -> tuple[jax.Array, jax.Array]:
-        def one(x):
-            image = pipelines.decode(self.pipeline, params, x, self.policy.grid, self.policy.dtype)
-            finite = jnp.isfinite(image).all((1, 2, 3)) & jnp.isfinite(x).all((1, 2))
-            return jnp.round(jnp.nan_to_num(image, nan=0.5) * 255.0).astype(jnp.uint8), finite
-
-        pixels = self.policy.tokens * self.pipeline.pixels_per_token**2
-        parts = rules.by_parts(one, rules.flatten(latents), DECODED // pixels)
-        return jax.tree.map(lambda a: rules.unflatten(a, latents.shape[0]), parts)
+        most = DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2)
+        return pipelines.decode_lanes(self.pipeline, params, latents, self.policy.grid, self.policy.dtype, most)
 
     @cached_property
     def evaluate(self):

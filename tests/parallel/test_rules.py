@@ -1,8 +1,6 @@
 """Placement rules: every parameter of every network has one, and mistakes are named."""
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -72,27 +70,3 @@ def test_devices_that_share_a_prompt_split_its_lanes(sizes, prompts, groups, lan
     assert (rules.parts("prompts", mesh), rules.parts("lanes", mesh)) == (groups, lanes)
     assert rules.parts("batch", mesh) == sizes[0] * sizes[1] and rules.parts("embed", mesh) == sizes[1]
     assert list(mesh.devices.flat) == list(make_mesh(*sizes).devices.flat)
-
-
-@pytest.mark.parametrize("lanes", [1, 3, 4])
-def test_lanes_are_flattened_filled_up_and_given_back(lanes):
-    x = jnp.arange(2.0 * lanes * 3).reshape(2, lanes, 3)
-    mesh = make_mesh(1, 8, 1, prompts=2)
-
-    def run(x):
-        flat = rules.flatten(x)
-        doubled = rules.by_parts(lambda a: 2 * a, flat, 1)
-        return flat, rules.unflatten(doubled, 2)
-
-    with jax.set_mesh(mesh):
-        flat, back = jax.jit(run)(x)
-    assert flat.shape == (8, 3) and {s.data.shape for s in flat.addressable_shards} == {(1, 3)}
-    np.testing.assert_array_equal(back[:, :lanes], 2 * x)
-    np.testing.assert_array_equal(back[:, lanes:], np.repeat(2 * x[:, -1:], 4 - lanes, axis=1))
-
-
-def test_parts_of_a_device_come_one_after_another_in_their_order():
-    x = jnp.arange(48.0)
-    with jax.set_mesh(make_mesh(1, 8, 1)):
-        done = jax.jit(lambda x: rules.by_parts(lambda a: a + len(a), x, 2))(x)
-    np.testing.assert_array_equal(done, x + 16)  # two of each of eight devices at a time

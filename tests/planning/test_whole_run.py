@@ -1,6 +1,7 @@
 """A plan beside the run that it plans: the same programs, and the same bytes on a device while they run."""
 
 import functools
+import gc
 
 import jax
 import pytest
@@ -36,14 +37,10 @@ def test_encodings_are_small_on_a_pod():
     assert per_device(views) == 13 * 4 * one < 0.5 * 2**30
 
 
-def held_by_a_device() -> int:
-    """Bytes of the live arrays on the first device; several arrays may share a buffer."""
-    seen = {}
-    for array in jax.live_arrays():
-        for shard in array.addressable_shards:
-            if shard.device.id == 0:
-                seen[shard.data.unsafe_buffer_pointer()] = shard.data.nbytes
-    return sum(seen.values())
+def held_by_a_device() -> dict[int, int]:
+    """Bytes of each buffer of the live arrays on the first device; several arrays may share one."""
+    shards = [s for array in jax.live_arrays() for s in array.addressable_shards if s.device.id == 0]
+    return {s.data.unsafe_buffer_pointer(): s.data.nbytes for s in shards}
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def both(tmp_path_factory):
     def watched(name, program):
         @functools.wraps(program)
         def call(*arguments):
-            called.setdefault(name, held_by_a_device())
+            called.setdefault(name, sum(size for buffer, size in held_by_a_device().items() if buffer not in before))
             return program(*arguments)
 
         return call
@@ -70,7 +67,8 @@ def both(tmp_path_factory):
                 vars(programs)[name] = watched(name, program)
         return run, initial
 
-    begun = held_by_a_device()
+    gc.collect()
+    before = held_by_a_device()  # of other tests
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "load", loading)
         patch.setattr(Panel, "program", lambda self, name: watched(f"judge {name}", score(self, name)))
@@ -79,7 +77,7 @@ def both(tmp_path_factory):
     config.sampling.max_sequence_length = 0
     plan = AbstractRun(config, islands(jax.devices()))
     with jax.set_mesh(plan.mesh):
-        return {name: size - begun for name, size in called.items()}, plan, plan.calls()
+        return called, plan, plan.calls()
 
 
 def test_the_plan_lists_what_a_run_calls(both):

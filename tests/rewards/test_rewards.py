@@ -1,7 +1,6 @@
 """Judges: shapes, shared evaluation, and agreement with the torch peer."""
 
 import contextlib
-import math
 import warnings
 
 import jax
@@ -100,7 +99,8 @@ def test_each_of_eight_devices_scores_an_eighth_of_the_pictures(tmp_path):
         tokens = jax.device_put(judge.tokens(["x"] * 4).reshape(2, 2, -1), rules.sharding(mesh, None, "prompts"))
         compiled = panel.program("clip").lower(panel.params["clip"], pictures.items, tokens).compile()
     assert set(seen) == {(8, 24, 24, 3)}
-    assert all(kind != "u8" and math.prod(shape) < images[0, 0].size for kind, shape in shapes_sent(compiled.as_text()))
+    sent = shapes_sent(compiled.as_text())
+    assert sent and not [(kind, shape) for kind, shape in sent if kind == "u8" or shape[-3:] in ((24, 24, 3), (3, 24, 24))]
     one = jax.jit(judge.score).lower(judge.load(), jnp.asarray(images), np.asarray(tokens)).compile().cost_analysis()
     assert compiled.cost_analysis()["flops"] < one["flops"] / 4  # texts, 4 of them, are spread as well
 
