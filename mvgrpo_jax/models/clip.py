@@ -11,6 +11,7 @@ from flax import nnx
 from mvgrpo_jax.models.attention import attention
 from mvgrpo_jax.models.layers import ACTIVATIONS, Conv, Embed, LayerNorm, Linear, heads, merge_heads
 from mvgrpo_jax.models.module import Network, build_stack, scan_stack
+from mvgrpo_jax.parallel.rules import constrain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +70,9 @@ class Layer(nnx.Module):
         self.layer_norm2 = LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def __call__(self, x, mask):
+        x = constrain(x, "batch")  # parameters are gathered, not items
         x = x + self.self_attn(self.layer_norm1(x), mask)
-        return x + self.mlp(self.layer_norm2(x))
+        return constrain(x + self.mlp(self.layer_norm2(x)), "batch")
 
 
 class LayerStack(nnx.Module):

@@ -72,7 +72,9 @@ for topology in ("h200:2x8", "v5e:4x4@2"):
     groups = hardware.islands(hardware.parse(topology)[0], hardware.devices(topology))
     number = {device: n for n, group in enumerate(groups) for device in group}
     for name, module in (("full", mvgrpo_flux), ("lora", mvgrpo_flux_lora)):
-        mesh, _ = placement.place(module.get_config(), pipeline, groups)
+        config = module.get_config()
+        config.prompts_per_iteration = 32
+        mesh, _ = placement.place(config, pipeline, groups)
         rows = [sorted({number[d] for d in row.flat}) for row in mesh.devices]
         out[f"{topology} {name}"] = [list(mesh.shape.values()), rows if len(rows) < 5 else len(rows)]
 print(json.dumps(out))
