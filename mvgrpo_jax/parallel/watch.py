@@ -23,7 +23,7 @@ from jax._src.distributed import global_state  # where jax and orbax look for th
 from mvgrpo_jax.errors import AGAIN, Stopped, UserError, described, status
 from mvgrpo_jax.parallel.attendance import Attendance, Said
 
-PREFIX = "mvgrpo/watch/"
+PREFIX = "mvgrpo_jax/watch/"
 
 
 class Watch:

@@ -58,7 +58,7 @@ def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: i
         online = session.collect()
         texts = {"online": online, "unrelated": [view[1:] + view[:1] for view in online]}
         if offline:
-            texts["offline"] = offline.begin(iteration, prompts, graph.branches).collect()
+            texts["offline"] = offline.begin(iteration, prompts, graph.branches, graph.pictures).collect()
         rng = np.random.default_rng([run.config.seed, iteration])
         for kind, captions in texts.items():
             chosen = [captions[k] for k in np.sort(rng.permutation(len(captions))[:views])]

@@ -65,7 +65,7 @@ def test_every_program_has_a_figure_of_plan():
     planned = json.loads(gpu.PLANS.read_text())
     for chip, cases in planned.items():
         for case, (_, _, wanted) in gpu_cases.RUNS.items():
-            names = {"ratio": "old_densities"}
+            names = {"ratio": "old_densities", "encode": "encode_views"}
             assert set(cases[case]) == {names.get(row, row) for row in wanted if row != "precision"}
             assert all(0 < size < hardware.CHIPS[chip].memory for size in cases[case].values())
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
+from mvgrpo_jax.configuration import continuation
 from mvgrpo_jax.nano.prompts import embedded_prompts
-from mvgrpo_jax.run import checkpoint, iteration, loop
+from mvgrpo_jax.run import iteration, loop
 from tests.runs import small_config
 
 # Name -> what it changes. {inputs}: the folder that `write_inputs` filled; {url}: of the caption service; {workdir}: the run's.
@@ -80,7 +81,7 @@ def config_of(name: str, workdir: Path, inputs: str, url: str):
             return tuple(filled(each) for each in value)
         return value.format(inputs=inputs, url=url, workdir=workdir) if isinstance(value, str) else value
 
-    for key, value in checkpoint.flatten(SETTINGS[name]).items():
+    for key, value in continuation.flatten(SETTINGS[name]).items():
         config.update_from_flattened_dict({key: filled(value)})
     config.algorithm[config.algorithm.name].std_floor = 0.05
     return config

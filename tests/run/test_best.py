@@ -30,10 +30,10 @@ def run(tmp_path_factory):
     """(workdir, {iteration: weights that its evaluation used}) of a run whose evaluations give SCORES."""
     folder, used = tmp_path_factory.mktemp("run"), []
 
-    def judged(self, params, vae):
+    def judged(self, params, vae, between):
         used.append(jax.tree.map(np.asarray, params))
         score = np.full(3, SCORES[len(used) - 1], np.float32)
-        return np.zeros((3, 32, 32, 3), np.float32), {"scene": score, "clip": score}
+        return dict(enumerate(np.zeros((3, 32, 32, 3), np.uint8))), {"scene": score, "clip": score}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation.Evaluation, "run", judged)

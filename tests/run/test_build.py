@@ -10,6 +10,7 @@ import pytest
 from mvgrpo_jax import pipelines
 from mvgrpo_jax.core.precision import MasterState
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.run import build, checkpoint, loop, metrics
 from tests.runs import small_config
 
@@ -32,9 +33,6 @@ def no_weights(monkeypatch):
         ({"train.state_chunk": 2}, "state_chunk 2 must divide the number of states, 1"),
         ({"train.minibatches": 2, "prompts_per_iteration": 3}, "minibatches"),
         ({"mesh.fsdp": 64}, "mesh .* needs 64 devices, there are 8"),
-        ({"mesh.fsdp": 2, "prompts_per_iteration": 3}, "must divide over mesh data x fsdp"),
-        ({"mesh.fsdp": 2, "train.minibatches": 2}, "prompts in a chunk .* is 1 and must divide over mesh data x fsdp = 1 x 2"),
-        ({"mesh.fsdp": 2, "train.prompt_chunk": 1}, "prompts in a chunk .* is 1 and must divide over mesh data x fsdp = 1 x 2"),
         ({"mesh.devices": 16}, "config.mesh.devices is 16, but 1 processes x 8 devices are there"),
         ({"prompts_per_iteration": 999}, "only 128 training prompts"),
         ({"prompts.train": "/nowhere.txt"}, "/nowhere.txt does not exist"),
@@ -61,13 +59,28 @@ def test_a_dry_run_says_what_an_iteration_costs_and_on_what_it_runs(no_weights):
     assert "mesh: data 1 x fsdp 1 x tensor 1, 1 x cpu, 1 processes x 8 devices (one CPU" in loop.dry_run(small_config())
 
 
+@pytest.mark.parametrize(
+    "changes", [{"prompts_per_iteration": 3}, {"train.minibatches": 2}, {"train.prompt_chunk": 1}], ids=lambda c: next(iter(c))
+)
+def test_prompts_that_do_not_divide_over_the_mesh_are_shared(no_weights, changes):
+    """By an iteration or by one of its microbatches."""
+    config = small_config()
+    config.mesh.fsdp = 2
+    config.update_from_flattened_dict(changes)
+    outlined = build.outline(config)
+    outlined.close()
+    assert (rules.parts("prompts", outlined.mesh), rules.parts("lanes", outlined.mesh)) == (1, 2)
+    assert outlined.programs.views == 4 and outlined.programs.updater.spread_views  # three views, filled up
+    assert "2 devices share each prompt of a microbatch" in outlined.describe()
+
+
 def test_nothing_is_evaluated_drawn_or_saved_in_between_where_that_is_off(tmp_path):
     """The end is saved all the same: the same command then has nothing left to do."""
     config = small_config(iterations=3)
     config.eval.every = config.checkpoint.every = config.log.images_every = 0
     config.prompts.eval = "/nowhere.txt"  # which nobody reads
     loop.train(config, tmp_path)
-    assert not (tmp_path / "samples").exists() and not list((tmp_path / "eval").iterdir())
+    assert not (tmp_path / "samples").exists() and not (tmp_path / "eval").exists()
     assert not list((tmp_path / "best").iterdir())
     assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"3"}
     rows = metrics.read(tmp_path)

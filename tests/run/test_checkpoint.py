@@ -18,7 +18,7 @@ from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import checkpoint, integrity
 from mvgrpo_jax.run.prompts import stream
-from tests.processes import together
+from tests.processes import succeed, together
 
 TEXTS = [f"prompt {i}" for i in range(7)]
 
@@ -127,14 +127,9 @@ def test_without_a_whole_checkpoint_nothing_begins_from_zero(saved, tmp_path):
 
 
 TOGETHER = """
-import os, sys
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-import jax
-jax.config.update("jax_platforms", "cpu")
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from pathlib import Path
 from tests.run.test_checkpoint import there_and_back
-there_and_back(Path(sys.argv[3]), Path(sys.argv[4]), 2)
+there_and_back(*map(Path, ARGUMENTS), 2)
 """
 
 
@@ -163,7 +158,7 @@ def test_other_numbers_of_devices_and_processes(tmp_path):
     store.wait()
     store.close()
     want = [next(batches).tolist() for _ in range(3)]
-    together(TOGETHER, str(tmp_path / "eight"), str(tmp_path / "two"))
+    succeed(together(TOGETHER, str(tmp_path / "eight"), str(tmp_path / "two")))
     series = checkpoint.Series(tmp_path / "two" / "checkpoints", 3)
     for devices in (1, 8):
         step, got, data = series.newest(state(4, devices)[1])

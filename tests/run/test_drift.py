@@ -60,8 +60,8 @@ def test_the_drift_is_the_difference_of_log_densities(tmp_path):
     run, initial = build(config)
     with jax.set_mesh(run.mesh):
         prompts = [str(p) for p in next(stream(run.prompts, config.prompts_per_iteration, config.seed))]
-        condition = run.text.encode(prompts)
-        trajectory, images = draw(run, 0, initial, condition, None, Clock())
+        condition = run.text.encode_prompts(prompts)
+        trajectory, pictures = draw(run, 0, initial, condition, None, prompts, Clock())
         t = trajectory.transitions
         captions = [[[p] * 2 for p in prompts], [["a red circle", None], ["a blue square"] * 2]]
         got = drift.drifts(run, initial, t, captions)
@@ -88,8 +88,11 @@ def test_the_drift_is_the_difference_of_log_densities(tmp_path):
         ),
         (["--checkpoint", "{tmp}/nothing"], "keeps no checkpoint; there are: none"),
         (["--best"], "give its workdir as --checkpoint"),
-        (["--config.algorithm.name=branchgrpo", "--config.group_size=4"], "has no drift by step"),
-        (["--config.algorithm.name=diffusion_nft"], "has no transition densities"),
+        (
+            ["--config.algorithm.name=branchgrpo", "--config.group_size=4", "--config.train.view_chunk=0"],
+            "has no drift by step",
+        ),
+        (["--config.algorithm.name=diffusion_nft", "--config.train.view_chunk=0"], "has no transition densities"),
         (["--offline", "{tmp}/none.jsonl"], "none.jsonl"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 
 from mvgrpo_jax.run import iteration
@@ -14,9 +13,7 @@ def test_groups_without_a_signal_are_counted_by_the_rule_of_the_advantage():
     values = np.float32([[[[1000.0, 1000.00006]], [[1000.0, 1001.0]]], [[[0.0, 1.0]], [[0.0, 0.0]]]])
     active = np.array([[[True], [True]], [[True], [False]]])
     algorithm = SimpleNamespace(graph=SimpleNamespace(moving=False))
-    judges = {"clip": SimpleNamespace(captions_cut=0)}
-    run = SimpleNamespace(programs=SimpleNamespace(algorithm=algorithm), judges=judges, weights={"clip": 1.0}, enhancer=None)
-    batch = SimpleNamespace(advantage=jnp.zeros(values.shape))
-    log = iteration.summarise(run, 0, iteration.Views([], active), iteration.Scores({"clip": values}), batch)
+    run = SimpleNamespace(programs=SimpleNamespace(algorithm=algorithm), weights={"clip": 1.0}, enhancer=None)
+    log = iteration.summarise(run, 0, iteration.Scores({"clip": values}, active, {"clip": 0}), {})
     assert abs(log["zero_std/clip"] - 1 / 3) < 1e-6
     assert log["views/active"] == 1.5

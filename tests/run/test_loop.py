@@ -134,6 +134,7 @@ loop.train(config, ARGUMENTS[0])
 """
 
 
+@pytest.mark.nightly
 def test_a_run_of_two_processes_is_the_run_of_one(finished, tmp_path, capsys):
     """Parameters and prompts split over both for two iterations, then gone on with by one. One of them writes and prints."""
     one, config = finished
@@ -152,6 +153,7 @@ def test_a_run_of_two_processes_is_the_run_of_one(finished, tmp_path, capsys):
             assert single.get(key, 0.0) == pytest.approx(both.get(key, 0.0), rel=2e-3, abs=near), key
 
 
+@pytest.mark.nightly
 def test_a_run_on_a_mesh_is_the_run_on_one_device(finished, tmp_path):
     """fsdp 2 x tensor 2, three held-out prompts that do not divide: rewards, evaluation and loss agree to rounding."""
     config = small_config(iterations=2)

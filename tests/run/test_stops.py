@@ -43,7 +43,9 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
         run.enhancer.log()  # counts begin anew, as in another process
         with jax.set_mesh(run.mesh), stops.catching() as asked:
             fresh = jax.tree.map(jax.numpy.copy, initial)
-            return loop.Loop(run, workdir, loop.begin(run, fresh, workdir), asked, lambda stage: None).run_to_the_end()
+            return loop.Loop(
+                run, workdir, loop.begin(run, fresh, workdir), loop.Job(asked, lambda stage: None, lambda: None)
+            ).run_to_the_end()
 
     go(tmp_path / "whole")
     stopped = tmp_path / "stopped"

@@ -63,7 +63,7 @@ def test_a_real_vision_language_model_sees_pictures(tmp_path):
         settings = Settings(endpoints=(url,), model=str(folder), max_tokens=12, concurrency=1, hedge=0.0)
         captioner = Listener(Service(settings), Encoding("png", size=32))
         own = OnlineEnhancer(captioner, 2, 0, perspectives.DEFAULT)
-        images = np.random.default_rng(0).random((1, 1, 2, 48, 32, 3), np.float32)
+        images = np.random.default_rng(0).integers(0, 256, (1, 1, 2, 48, 32, 3), np.uint8)
         out = enhancers.enhance(own, 0, ["a red circle"], images)
         log = own.log()
         own.close()
