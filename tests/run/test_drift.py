@@ -69,7 +69,7 @@ def test_the_drift_is_the_difference_of_log_densities(tmp_path):
         for p, text in ((0, "a red circle"), (1, "a blue square")):
             found = []
             for words in (prompts[p], text):
-                other = Condition(*(a[:1] for a in run.text.encode([words])))
+                other = Condition(*(a[:1] for a in run.text.encode_items([words])))
                 v = run.programs.policy.velocity(initial, t.x_t[p : p + 1, 0], t.steps.s[p : p + 1, 0], other)
                 columns = [a[p, 0][:, None, None] for a in t.steps[:3]]
                 mean, std = run.programs.algorithm.kernel.moments(t.x_t[p, 0], v[0], *columns)
