@@ -103,7 +103,7 @@ def test_a_plan_for_gpus(tmp_path):
     assert all(p["peak"] >= p["arguments"] + p["temporaries"] for p in programs.values())
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_plan_for_tpus(tmp_path):
     """The Pallas kernel through libtpu for four v5e chips."""
     code, out, err, facts = plan(tmp_path, "v5e:2x2", "--config.mesh.fsdp=4", "--config.train.dtype=bfloat16")
@@ -136,7 +136,7 @@ def test_a_plan_that_does_not_fit_says_what_would(monkeypatch):
     assert text.startswith("config.train.remat=full, config.train.view_chunk=1, config.mesh.data=1, config.mesh.fsdp=-1")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_nearest_setting_is_found_by_compiling(tmp_path):
     """The update of ten views at once is over the memory given; one after another it is not, says the compiler."""
     script = """

@@ -102,7 +102,7 @@ reports_errors(work)()
 """
 
 
-@pytest.mark.parametrize("victim, number", [(0, signal.SIGKILL), (0, signal.SIGSTOP), (1, signal.SIGSTOP)])
+@pytest.mark.parametrize("victim, number", [(0, signal.SIGKILL), nightly(0, signal.SIGSTOP), nightly(1, signal.SIGSTOP)])
 def test_who_waits_for_the_dead_in_a_collective_ends_and_names_it(victim, number):
     """Process 0 holds jax's service: when it is killed, jax aborts the others in a moment; when it is stopped, their calls
     hang."""
