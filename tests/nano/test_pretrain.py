@@ -10,7 +10,7 @@ from mvgrpo_jax.nano.pretrain.corpus import Corpus
 from mvgrpo_jax.nano.world import captions
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_writes_a_pipeline_and_a_tower(tmp_path):
     pretrain.main(["--out", str(tmp_path), "--scale", "0.001"])
     made, shipped = pipelines.load(tmp_path / "flux-nano"), pipelines.load("flux-nano")

@@ -15,7 +15,7 @@ from tests.services import real
 PROMPT = "an old wooden boat on a quiet lake at dawn"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_language_model_rewrites_a_prompt(tmp_path):
     """SmolLM2-135M through `transformers serve`: each operation is asked for, and what is kept does what was asked for. A
     model of this size seldom does; the rules must be seen to tell."""
