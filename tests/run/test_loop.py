@@ -87,6 +87,7 @@ def test_diffusers_paints_the_trained_pipelines_pictures(finished, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "images.npy"), want, atol=1e-3)
 
 
+@pytest.mark.nightly
 def test_adapters_are_trained_exported_and_started_from(tmp_path):
     """A LoRA run exports both layouts at its checkpoints and at its end; a run that starts from either file begins with the
     pictures that the first one ended with; its state holds adapters only."""

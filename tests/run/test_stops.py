@@ -30,6 +30,7 @@ def signalled(stage, call):
     return run
 
 
+@pytest.mark.nightly
 def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeypatch):
     """SIGTERM during sample, caption, score, update, painting for evaluation and the last evaluation, one after another."""
     config = small_config(iterations=4, rewards={"clip": 0.0, "scene": 1.0})
