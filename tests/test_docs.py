@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from configs import common
-from mvgrpo_jax import configuration, rewards
+from mvgrpo_jax import configuration
+from mvgrpo_jax.rewards import kinds
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,7 +47,7 @@ def test_files_exist(page):
 def test_config_keys_exist(page):
     known = set(configuration.keys(common.get_config()))
     sections = {key.rpartition(".")[0] for key in known} | {key.partition(".")[0] for key in known}
-    judges = tuple(f"{section}.{kind}" for section in ("rewards", "judges") for kind in (*rewards.KINDS, "NAME"))
+    judges = tuple(f"{section}.{kind}" for section in ("rewards", "judges") for kind in (*kinds.names(), "NAME"))
     for key in set(re.findall(r"config\.([a-z_]+(?:\.[a-z_0-9]+)*)", TEXTS[page])):
         if key in ("json", "key", "py", "to_dict") or key.startswith(judges) or key.startswith("algorithm.name"):
             continue

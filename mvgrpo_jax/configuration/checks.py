@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import Any
+
+from ml_collections import ConfigDict
 
 from mvgrpo_jax import algorithms, rewards
 from mvgrpo_jax.algorithms import base
@@ -21,6 +22,7 @@ from mvgrpo_jax.enhancers.vlm import FORMATS
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models import attention
 from mvgrpo_jax.models.module import REMAT
+from mvgrpo_jax.rewards import kinds
 from mvgrpo_jax.run.export import KINDS as EXPORTS
 
 MESH = Int(1, 10**6, also=(-1,))
@@ -149,16 +151,17 @@ def required() -> dict[str, Rule]:
     return out
 
 
-@functools.cache
-def optional() -> dict[str, Rule]:
-    """The rule of every key that a config may have besides: weights and options of judges."""
-    out: dict[str, Rule] = {f"rewards.{name}": Real(-1e6, 1e6) for name in rewards.KINDS}
-    for name, kind in rewards.KINDS.items():
-        for option, parameter in inspect.signature(kind).parameters.items():
-            if type(parameter.default) is int:  # chunks and other counts
-                out[f"judges.{name}.{option}"] = Int(1, 10**6)
-            elif type(parameter.default) in (bool, float, str):
-                out[f"judges.{name}.{option}"] = of_default(parameter.default)
+def optional(config) -> dict[str, Rule]:
+    """The rule of every key that a config may have besides: weights and options of its judges."""
+    out: dict[str, Rule] = {}
+    for name in {*config.rewards, *config.judges, *kinds.names()}:
+        options = config.judges.get(name, {})
+        kind = rewards.kind_of(name, options if isinstance(options, ConfigDict) else {})
+        if kind in kinds.names():
+            out |= {f"judges.{name}.{option}": rule for option, rule in kinds.rules(kind).items()}
+        if name in config.judges or kind in kinds.names():
+            out[f"rewards.{name}"] = Real(-1e6, 1e6)
+            out[f"judges.{name}.kind"] = Choice.of(kinds.names())
     return out
 
 
@@ -167,7 +170,7 @@ def check(config) -> None:
 
     Looks at values alone. All keys that are wrong by themselves are named at once, with what came and what is expected.
     """
-    given, known = keys(config), required() | optional()
+    given, known = keys(config), required() | optional(config)
     wrong = []
     for key, value in given.items():
         if key not in known:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,8 +11,11 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mvgrpo_jax import rewards
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.configuration.arguments import parsed
+from mvgrpo_jax.configuration.rules import shown
+from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.rewards import kinds
 from mvgrpo_jax.rewards.base import Judge
 from mvgrpo_jax.rewards.panel import Panel
 
@@ -22,26 +24,59 @@ SHEET = "sheet.png"
 BATCH = 16  # pictures that are held and judged at a time
 
 
-def make_judges(words: list[str]) -> dict[str, Judge]:
-    """Judges by what was given for each, KIND or KIND=FOLDER. They are named by their kind, or where a kind is there twice by
-    the whole word. UserError for an unknown kind, for a folder where the kind takes none, and for one judge twice."""
-    kinds = Counter(word.partition("=")[0] for word in words)
+def make_judges(words: list[str], options: Sequence[str] = ()) -> dict[str, Judge]:
+    """Judges by what was given for each, NAME or NAME=PLACE, and their settings, NAME.KEY=VALUE. NAME is a kind unless the
+    setting NAME.kind says another; a kind that is there twice is named by the whole word.
+
+    UserError for an unknown kind or setting, a place where the kind takes none, one judge twice, and a value of another type.
+    """
+    given = _settings(options)
+    names = Counter(word.partition("=")[0] for word in words)
     judges = {}
     for word in words:
-        kind, equals, folder = word.partition("=")
-        if kind not in rewards.KINDS or not equals:
-            options = {}
-        elif not folder:
-            raise UserError(f"--judge {word}: the folder is empty; give {kind}=FOLDER, or {kind} for the embedded one")
-        elif "folder" not in inspect.signature(rewards.KINDS[kind]).parameters:
-            raise UserError(f"--judge {word}: the judge {kind!r} reads no folder; give --judge {kind}")
-        else:
-            options = {"folder": folder}
-        name = word if kinds[kind] > 1 else kind
-        if name in judges:
+        name, equals, place = word.partition("=")
+        settings = dict(given.pop(name, {}) if names[name] == 1 else given.get(name, {}))
+        kind = settings.pop("kind", name)
+        key = kinds.place(kind)
+        if equals and not place:
+            raise UserError(f"--judge {word}: nothing after =; give {name}=FOLDER, or {name} for the embedded one")
+        if equals and not key:
+            raise UserError(f"--judge {word}: the judge {kind!r} reads no folder; give --judge {name}")
+        if equals:
+            settings[key] = place
+        label = word if names[name] > 1 else name
+        if label in judges:
             raise UserError(f"--judge {word} is there twice; give each judge once")
-        judges[name] = rewards.make(kind, options)
+        judges[label] = rewards.make(label, {"kind": kind} | _typed(name, kind, settings))
+    if unused := sorted(set(given) - set(names)):
+        raise UserError(f"--option {unused[0]}...: no --judge {unused[0]} is given; there are: {', '.join(names)}")
     return judges
+
+
+def _settings(options: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Of each judge its settings as text, from NAME.KEY=VALUE."""
+    out: dict[str, dict[str, str]] = defaultdict(dict)
+    for word in options:
+        name, dot, rest = word.partition(".")
+        key, equals, value = rest.partition("=")
+        if not (name and dot and key and equals):
+            raise UserError(f"--option {word}: expected NAME.KEY=VALUE, as in hpsv3.base=/models/Qwen2-VL-7B-Instruct")
+        out[name][key] = value
+    return out
+
+
+def _typed(name: str, kind: str, settings: dict[str, str]) -> dict[str, object]:
+    """Settings in the types of their defaults, within what their rules allow."""
+    defaults, rules, out = kinds.defaults(kind), kinds.rules(kind), {}
+    for key, text in settings.items():
+        if key not in defaults:
+            near = did_you_mean(key, defaults) or f" There are: {', '.join(defaults) or 'none'}"
+            raise UserError(f"--option {name}.{key}: the judge {kind!r} has no such setting.{near}")
+        default = "" if defaults[key] is kinds.REQUIRED else defaults[key]
+        out[key] = parsed(text, default, f"judges.{name}.{key}")
+        if key in rules and not rules[key].accepts(out[key]):
+            raise UserError(f"--option {name}.{key} must be {rules[key].expected}; got {shown(out[key])}")
+    return out
 
 
 def find_pictures(given: list[Path]) -> list[Path]:

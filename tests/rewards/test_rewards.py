@@ -11,6 +11,7 @@ import torch
 
 from mvgrpo_jax import rewards
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.nano.judge import SceneReward
 from mvgrpo_jax.nano.pretrain import tokenizers
 from mvgrpo_jax.nano.world import render
 from mvgrpo_jax.nano.world.scene import Scene, Thing
@@ -46,7 +47,7 @@ def test_the_exact_judge_scores_every_view():
 
 
 def test_a_judge_that_cannot_tell_says_so():
-    class Unsure(rewards.SceneReward):
+    class Unsure(SceneReward):
         def score(self, images, captions):
             scores = super().score(images, captions).scores
             return rewards.Judgement(scores, scores > 0.5)

@@ -111,7 +111,7 @@ def test_the_command_writes_and_prints_them(folder, tmp_path, capsys):
 
 
 def test_the_same_kind_from_two_places(tmp_path):
-    from mvgrpo_jax.rewards.clip import EMBEDDED
+    from mvgrpo_jax.rewards.kinds.clip import EMBEDDED
 
     judges = scoring.make_judges(["clip", f"clip={EMBEDDED}", "scene"])
     assert list(judges) == ["clip", f"clip={EMBEDDED}", "scene"]
@@ -122,7 +122,7 @@ def test_the_same_kind_from_two_places(tmp_path):
     [
         ("clup=x", "unknown reward 'clup'; Did you mean 'clip'"),
         ("scene=x", "reads no folder"),
-        ("clip=", "the folder is empty"),
+        ("clip=", "nothing after ="),
         ("clip=/nowhere", "no such file"),
     ],
 )

@@ -292,7 +292,8 @@ def test_one_prompt_an_iteration(tmp_path):
 
 
 def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):
-    from mvgrpo_jax.rewards import Judgement, SceneReward
+    from mvgrpo_jax.nano.judge import SceneReward
+    from mvgrpo_jax.rewards import Judgement
 
     def broken(self, images, captions):
         out = np.ones((len(images), len(captions[0])), np.float32)

@@ -18,7 +18,7 @@ from mvgrpo_jax.parallel import spread
 from mvgrpo_jax.rewards.base import Judgement
 from mvgrpo_jax.rewards.preprocess import Preprocess, as_float
 
-EMBEDDED = Path(__file__).parents[1] / "nano" / "assets" / "clip-nano"
+EMBEDDED = Path(__file__).parents[2] / "nano" / "assets" / "clip-nano"
 
 
 # Published towers by the name of their folder, for planning without it: the CLIP of the same size.
@@ -122,3 +122,6 @@ class ClipReward:
         """Cosines x scale [V, P, n] of pictures [P, n, H, W, 3] under texts of tokens [V, P, S]."""
         pictures, texts = self.embed_images(params, images), self.embed_texts(params, jnp.moveaxis(tokens, 0, 1))
         return Judgement(self.scale * jnp.einsum("pnd,pvd->vpn", pictures, texts, precision="highest"))
+
+
+JUDGE = ClipReward
