@@ -1,7 +1,8 @@
 """The memory table of docs/running.md: `python bench/plan_table.py [--only h200]`.
 
-Plans configs/mvgrpo_flux.py and its LoRA twin for every topology, at 512 and 1024 pixels, one after another,
-each in a process of its own. Figures are kept in docs/plans/*.json; what is there is not planned again, unless it is deleted.
+Plans configs/mvgrpo_flux.py and its LoRA twin for every topology, at 512 and 1024 pixels, one after another, each in a process
+of its own; a column is the peak of the fullest of its programs. Figures are kept in docs/plans/*.json; what is there is not
+planned again, unless it is deleted.
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ sys.path.insert(0, str(ROOT))
 from mvgrpo_jax.planning import hardware  # noqa: E402
 
 FOLDER = ROOT / "docs" / "plans"
-# Topology -> devices; prompts are split over all, so that each device has one.
-TOPOLOGIES = {"h200:1x8": 8, "h200:2x8": 16, "v5p:4x4x4": 64, "v6e:8x8": 64, "v5e:16x16": 256}
+# Topology -> prompts of an iteration: where they are fewer than the devices, several share a prompt's pictures and views.
+TOPOLOGIES = {"h200:1x8": 8, "h200:2x8": 16, "v5p:4x4x4": 16, "v6e:8x8": 16, "v5e:16x16": 64}
 KINDS = {"full": "mvgrpo_flux", "lora": "mvgrpo_flux_lora"}
+# Title of a column -> the programs whose fullest moment it shows, by how their names begin.
+COLUMNS = {
+    "text": ("encode_prompts", "encode_views"),
+    "rollout": ("rollout", "anchor", "tail", "finish"),
+    "decode": ("decode",),
+    "judges": ("judge",),
+    "update": ("old_densities", "update"),
+    "evaluate": ("evaluate",),
+}
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
 
@@ -54,10 +64,14 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
 
 
 def row(topology: str, kind: str, pixels: int, programs: list[dict], verdict: str) -> str:
-    cells = [f"{p['peak'] / GIB:.1f}" if not p["error"] else "over" for p in programs]
-    seconds = sum(p["calls"] * p["seconds"] for p in programs)
-    share = sum(p["collective"] * p["calls"] for p in programs) / GIB
-    return f"| {topology} | {kind} | {pixels} | {' | '.join(cells)} | {share:.0f} | {seconds:.0f} | {verdict} |"
+    cells = []
+    for beginnings in COLUMNS.values():
+        found = [p for p in programs if p["name"].startswith(beginnings)]
+        cells.append("over" if any(p["error"] for p in found) else f"{max(p['peak'] for p in found) / GIB:.1f}")
+    total = lambda key: sum(p["calls"] * p[key] for p in programs)
+    sent = f"{total('inside') / GIB:.0f} | {total('between') / GIB:.0f} | {total('exposed'):.0f}"
+    head = f"{topology} | {TOPOLOGIES[topology]} | {kind} | {pixels}"
+    return f"| {head} | {' | '.join(cells)} | {sent} | {total('seconds'):.0f} | {verdict} |"
 
 
 def rows(topology: str, kind: str, pixels: int, facts: dict) -> list[str]:
@@ -85,8 +99,9 @@ def main() -> None:
                 if wanted or path.exists():
                     lines += rows(topology, kind, pixels, plan(topology, kind, pixels, options.again if wanted else ""))
     head = [
-        "| topology | trained | pixels | encode | rollout | decode | update | sent GiB | seconds | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"| topology | prompts | trained | pixels | {' | '.join(COLUMNS)} "
+        "| inside GiB | between GiB | exposed s | seconds | verdict |",
+        "|---" * (len(COLUMNS) + 9) + "|",
     ]
     page = ROOT / "docs" / "running.md"
     before, _, rest = page.read_text().partition(BEGIN)

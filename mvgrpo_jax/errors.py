@@ -15,6 +15,11 @@ class UserError(Exception):
     """Says what was expected, what was found and what to do."""
 
 
+class Outage(UserError):
+    """A service gave no answers that are needed, and the config says that the run is not to go on without. What was trained so
+    far is sound."""
+
+
 class Stopped(Exception):
     """A run that ended before its end through no mistake: a signal, or another process of its job that died. Says what is
     saved; the same command goes on from there."""

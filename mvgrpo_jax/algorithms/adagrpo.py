@@ -31,10 +31,12 @@ def choose(keep: float):
     def run(scores, memory):
         mean, var, seen = memory.T
         old = np.where(seen > 0, keep, 0.0)
-        mean = old * mean + (1 - old) * scores.mean(1)
-        var = old * var + (1 - old) * scores.var(1)
-        kept = np.abs(scores - mean[:, None]).argmin(1)
-        return kept, np.stack([mean, var, seen + 1], axis=1).astype(np.float32)
+        scores = np.ma.masked_invalid(scores)
+        any_there = scores.count(1) > 0  # a slot without any score remembers what it did, and keeps its first prompt
+        mean = np.where(any_there, old * mean + (1 - old) * scores.mean(1).filled(0.0), mean)
+        var = np.where(any_there, old * var + (1 - old) * scores.var(1).filled(0.0), var)
+        kept = np.abs(scores - mean[:, None]).filled(np.inf).argmin(1)
+        return kept, np.stack([mean, var, seen + any_there], axis=1).astype(np.float32)
 
     return run
 
@@ -42,9 +44,10 @@ def choose(keep: float):
 def running_advantage(reward, mean, var):
     """A_ema [..., G] of rewards [..., G] against a running mean and variance [..., 1]."""
     z = (reward - mean) / (jnp.sqrt(var) + 1e-8)
-    up, down = (jnp.maximum(a, 0.0).sum(-1, keepdims=True) for a in (z, -z))
+    there = ~jnp.isnan(z)
+    up, down = (jnp.where(there, jnp.maximum(a, 0.0), 0.0).sum(-1, keepdims=True) for a in (z, -z))
     apart = jnp.where(z > 0, z / jnp.maximum(up, 1e-6), z / jnp.maximum(down, 1e-6))
-    return jnp.where((up < 1e-6) | (down < 1e-6), z - z.mean(-1, keepdims=True), apart)
+    return jnp.where((up < 1e-6) | (down < 1e-6), z - z.mean(-1, keepdims=True, where=there), apart)
 
 
 def make(config, o):

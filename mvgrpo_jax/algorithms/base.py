@@ -39,7 +39,8 @@ class Chooser:
 class Algorithm:
     """graph: what is sampled. kernel, eta: how a step is taken and judged. advantage(rewards, active, trajectory, memory): who
     gets credit, from {judge: [V, P, R, S]} to [V, P, R, G], or [V, P, B, G] for a tree; active: bool [V, P, R], False where a
-    view is missing: its rewards mean nothing, and what it gets is not used. objective: what is minimised. select: which
+    view is missing: its rewards mean nothing, and what it gets is not used; a reward that is missing, and an advantage that
+    there is none for, are not-a-number (core/advantages.py). objective: what is minimised. select: which
     transitions train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps
     after that iteration, None where the current policy samples. chooser: None where every prompt is kept."""
 

@@ -10,7 +10,7 @@ config.train.update_per = timestep. Authors' on Flux: k = 0..7 of 16 steps, stri
 import jax.numpy as jnp
 
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options
-from mvgrpo_jax.core import objectives, sde
+from mvgrpo_jax.core import advantages, objectives, sde
 from mvgrpo_jax.core.graph import scaled, shared_anchor
 
 DEFAULTS = options(
@@ -27,7 +27,7 @@ def make(config, o):
 
     def advantage(rewards, active, trajectory, memory):
         parts = {n: r.reshape(*r.shape[:-1], len(o.strides), group) for n, r in rewards.items()}
-        return jnp.clip(one_stride(parts, active, trajectory, memory).sum(-2), -o.bound, o.bound)
+        return jnp.clip(advantages.total(one_stride(parts, active, trajectory, memory), -2), -o.bound, o.bound)
 
     return Algorithm(
         graph=shared_anchor(steps, trained, group, strides=tuple(o.strides)),

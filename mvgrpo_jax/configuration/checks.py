@@ -158,7 +158,8 @@ def optional(config) -> dict[str, Rule]:
         options = config.judges.get(name, {})
         kind = rewards.kind_of(name, options if isinstance(options, ConfigDict) else {})
         if kind in kinds.names():
-            out |= {f"judges.{name}.{option}": rule for option, rule in kinds.rules(kind).items()}
+            settings = kinds.rules(kind) | rewards.POLICY
+            out |= {f"judges.{name}.{option}": rule for option, rule in settings.items()}
         if name in config.judges or kind in kinds.names():
             out[f"rewards.{name}"] = Real(-1e6, 1e6)
             out[f"judges.{name}.kind"] = Choice.of(kinds.names())

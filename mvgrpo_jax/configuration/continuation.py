@@ -42,13 +42,18 @@ FREE = (
     "views.service.response_kb",
 )
 
+# The last part of a judge's keys that may change: how its work is cut, how it is reached, and what is done without its score.
+OF_JUDGES = {key.rpartition(".")[2] for key in FREE if key.startswith("views.service.")} | {
+    *("chunk", "offload", "on_failure", "max_invalid")
+}
+
 
 def is_free(key: str, algorithm: str) -> bool:
     """Whether a key may change. algorithm: the one that runs. Keys that are in no class may not."""
     section, _, rest = key.partition(".")
     if section == "algorithm" and "." in rest:
         return rest.partition(".")[0] != algorithm
-    return key in FREE or (section == "judges" and key.endswith(".chunk"))
+    return key in FREE or (section == "judges" and rest.partition(".")[2] in OF_JUDGES)
 
 
 def flatten(config: dict, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""Advantages: arrays of rewards in, arrays of the same shape out. The last axis is the group."""
+"""Advantages: arrays of rewards in, arrays of the same shape out. The last axis is the group.
+
+A reward that a judge could not give is not-a-number: it is left out of its group's mean and deviation, and its advantage is
+not-a-number too, as is every one of a group with fewer than two rewards. Whoever trains gives those no weight.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,18 @@ COMBINE = ("advantages", "rewards", "whitened")
 
 
 def is_flat(reward: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """Whether a group's rewards are equal up to float32 rounding: bool [...] for rewards [..., G], on the host or a device."""
-    spread = reward.max(-1) - reward.min(-1)
-    return spread <= FLAT * abs(reward).max(-1).clip(min=1.0)
+    """Whether a group's rewards are equal up to float32 rounding: bool [...] for rewards [..., G], on the host or a device. A
+    group without any is."""
+    xp = np if isinstance(reward, np.ndarray) else jnp
+    there = ~xp.isnan(reward)
+    high, low = xp.where(there, reward, -xp.inf).max(-1), xp.where(there, reward, xp.inf).min(-1)
+    return ~(high - low > FLAT * xp.where(there, abs(reward), 0.0).max(-1).clip(min=1.0))
+
+
+def total(values: jax.Array, axis: int = 0) -> jax.Array:
+    """The sum over an axis of what is there; not-a-number where nothing is."""
+    there = ~jnp.isnan(values)
+    return jnp.where(there.any(axis), jnp.where(there, values, 0.0).sum(axis), jnp.nan)
 
 
 def group_advantage(
@@ -32,11 +45,15 @@ def group_advantage(
     deviation: replaces the group's own, e.g. one of the whole batch; broadcast against [..., 1].
     """
     reward = reward.astype(jnp.float32)
-    centred = reward - reward.mean(-1, keepdims=True)
+    there = ~jnp.isnan(reward)
+    count = there.sum(-1, keepdims=True)
+    mean = jnp.where(there, reward, 0.0).sum(-1, keepdims=True) / jnp.maximum(count, 1)
+    centred = jnp.where(there, reward - mean, 0.0)
     if deviation is None:
-        deviation = jnp.sqrt((centred**2).sum(-1, keepdims=True) / max(reward.shape[-1] - ddof, 1))
+        deviation = jnp.sqrt((centred**2).sum(-1, keepdims=True) / jnp.maximum(count - ddof, 1))
     advantage = jnp.clip(centred / (deviation + eps), -bound, bound)
-    return jnp.where(is_flat(reward)[..., None], 0.0, advantage)
+    advantage = jnp.where(is_flat(reward)[..., None], 0.0, advantage)
+    return jnp.where(there & (count > 1), advantage, jnp.nan)
 
 
 def batch_deviation(reward: jax.Array, active: jax.Array) -> jax.Array:
@@ -46,7 +63,7 @@ def batch_deviation(reward: jax.Array, active: jax.Array) -> jax.Array:
     for a view without any.
     """
     axes = tuple(range(1, reward.ndim))
-    there = jnp.broadcast_to(active.reshape(*active.shape, *[1] * (reward.ndim - active.ndim)), reward.shape)
+    there = active.reshape(*active.shape, *[1] * (reward.ndim - active.ndim)) & ~jnp.isnan(reward)
     count = jnp.maximum(there.sum(axes, keepdims=True), 1)
     centred = jnp.where(there, reward - jnp.where(there, reward, 0.0).sum(axes, keepdims=True) / count, 0.0)
     return jnp.sqrt((centred**2).sum(axes, keepdims=True) / count)
@@ -63,11 +80,12 @@ def combine(
 
     method 'advantages': each reward is normalised, then weighted and summed (MixGRPO's advantage_aggr); 'rewards': the raw
     rewards are weighted and summed, then normalised (Flow-GRPO); 'whitened': as 'advantages', then divided by the deviation
-    of the whole batch (Flow-Factory's gdpo).
+    of the whole batch (Flow-Factory's gdpo). Where some of a sample's rewards are missing, advantages are summed without them;
+    raw rewards are summed only where all are there.
     """
     if method in ("advantages", "whitened"):
-        total = sum(weights[name] * advantage(r) for name, r in rewards.items())
-        return total / (batch_deviation(total, active) + 1e-4) if method == "whitened" else total
+        mixed = total(jnp.stack([weights[name] * advantage(r) for name, r in rewards.items()]))
+        return mixed / (batch_deviation(mixed, active) + 1e-4) if method == "whitened" else mixed
     if method == "rewards":
         return advantage(sum(weights[name] * r for name, r in rewards.items()))
     raise ValueError(f"unknown way to combine rewards {method!r}; there are: {', '.join(COMBINE)}")
@@ -86,8 +104,10 @@ def tree_advantage(reward: jax.Array, log_prob: jax.Array, graph: RolloutGraph, 
     depths = []
     for nodes, end in zip(graph.draws[::-1], ends[::-1]):
         below = (nodes, graph.group // nodes)
-        of_leaf = jax.nn.softmax(fusion * path.reshape(-1, 1, *below), axis=-1)
-        fused = (reward.reshape(*reward.shape[:-1], *below) * of_leaf).sum(-1)
+        leaves = reward.reshape(*reward.shape[:-1], *below)
+        there = ~jnp.isnan(leaves)
+        of_leaf = jax.nn.softmax(fusion * path.reshape(-1, 1, *below), axis=-1, where=there)
+        fused = jnp.where(there.any(-1), jnp.where(there, leaves * of_leaf, 0.0).sum(-1), jnp.nan)
         depths.append(group_advantage(fused, **options))
         path = path + jnp.repeat(edges[:, end - nodes : end], below[1], axis=1)
     return in_blocks(graph, jnp.concatenate(depths[::-1], axis=-1)[..., 0, :])

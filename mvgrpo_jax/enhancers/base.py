@@ -13,14 +13,17 @@ Pictures = dict[tuple[int, int], np.ndarray]
 
 
 class Session(Protocol):
-    """The captions of one rollout: pictures come in branch by branch, captions are fetched when all are in."""
+    """The captions of one rollout: pictures come in and captions are fetched branch by branch."""
 
     def add(self, branch: int, images: Pictures) -> None:
         """Those of a branch's pictures that belong to this process. Returns at once; work goes on behind."""
 
-    def collect(self) -> Captions:
-        """captions [K][P][R], None where one is missing, of the pictures of all processes, which call this together. Waits for
-        them."""
+    def captions(self, branch: int) -> list[list[str | None]]:
+        """Those of a branch [K][P], None where one is missing, of the pictures of all processes, which call this together.
+        Waits for them."""
+
+    def finish(self) -> None:
+        """To be called, by all processes together, when every branch's captions were fetched: counts what is missing."""
 
 
 class Enhancer(Protocol):
@@ -44,9 +47,16 @@ class Enhancer(Protocol):
     def close(self) -> None: ...
 
 
+def collect(session: Session, branches: int) -> Captions:
+    """captions [K][P][R] of all branches."""
+    of_branch = [session.captions(branch) for branch in range(branches)]
+    session.finish()
+    return [[list(texts) for texts in zip(*view)] for view in zip(*of_branch)]
+
+
 def enhance(enhancer: Enhancer, iteration: int, prompts: list[str], images: np.ndarray) -> Captions:
     """All branches at once, in a run of one process: images uint8 [P, R, S, H, W, 3] -> captions [K][P][R]."""
     session = enhancer.begin(iteration, prompts, images.shape[1], images.shape[2])
     for branch in range(images.shape[1]):
         session.add(branch, {(p, s): images[p, branch, s] for p, s in np.ndindex(images.shape[0], images.shape[2])})
-    return session.collect()
+    return collect(session, images.shape[1])

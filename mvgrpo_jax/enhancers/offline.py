@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.enhancers.base import Pictures
 from mvgrpo_jax.errors import UserError
 
@@ -65,8 +64,8 @@ class FileEnhancer:
         return [text for texts in self.table.values() for text in texts]
 
     def begin(self, iteration: int, prompts: list[str], branches: int, group: int) -> FileSession:
-        del group
-        return FileSession(self, iteration, prompts, branches)
+        del branches, group
+        return FileSession(self, iteration, prompts)
 
     def log(self) -> dict[str, float]:
         return {}
@@ -82,18 +81,21 @@ class FileSession:
     enhancer: FileEnhancer
     iteration: int
     prompts: list[str]
-    branches: int
 
     def add(self, branch: int, images: Pictures) -> None:
         pass
 
-    def collect(self) -> Captions:
+    def captions(self, branch: int) -> list[list[str | None]]:
+        """The same for every branch."""
         enhancer = self.enhancer
-        out: Captions = [[] for _ in range(enhancer.count)]
+        out: list[list[str | None]] = [[] for _ in range(enhancer.count)]
         for p, prompt in enumerate(self.prompts):
             rng = np.random.default_rng([enhancer.seed, 17, self.iteration, p])
             known = enhancer.table[prompt]
             picks = [known[i] for i in rng.permutation(len(known))[: enhancer.count]]
             for k in range(enhancer.count):  # with fewer captions than K the rest of the views is masked
-                out[k].append([picks[k] if k < len(picks) else None] * self.branches)
+                out[k].append(picks[k] if k < len(picks) else None)
         return out
+
+    def finish(self) -> None:
+        pass

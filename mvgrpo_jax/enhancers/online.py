@@ -18,20 +18,15 @@ from typing import Protocol
 
 import numpy as np
 
-from mvgrpo_jax.core.structs import Captions
 from mvgrpo_jax.enhancers.base import Pictures
 from mvgrpo_jax.enhancers.perspectives import Perspective
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.errors import Outage, UserError
 from mvgrpo_jax.parallel.hosts import exchange
 from mvgrpo_jax.services import Failure, Rejected, Worker
 
 MISSING = ("mask", "offline", "stop")
 # What is logged of every iteration, beside the captioner's own.
 COUNTED = ("asked", "missing", "cut", "replaced", "wait_s")
-
-
-class Outage(UserError):
-    """No captions, and the config says that the run is not to go on without. What was trained so far is sound."""
 
 
 class Captioner(Protocol):
@@ -126,78 +121,88 @@ class OnlineSession:
     def __init__(self, enhancer: OnlineEnhancer, iteration: int, prompts: list[str], branches: int, group: int):
         self.enhancer, self.iteration, self.prompts = enhancer, iteration, prompts
         self.branches, self.group = branches, group
-        self.futures: dict[tuple[int, int, int], Future] = {}
+        self.futures: dict[int, dict[tuple[int, int], Future]] = {}  # of this process, by branch
+        self.arrived, self.reasons, self.detail = 0, collections.Counter(), ""  # of all processes
 
     def add(self, branch: int, images: Pictures) -> None:
         deadline = time.monotonic() + self.enhancer.batch_s
+        futures = self.futures[branch] = {}
         for p in sorted({p for p, _ in images}):
             for k, (sample, perspective, seed) in enumerate(self.enhancer.draw(self.iteration, p, branch, self.group)):
                 if (image := images.get((p, sample))) is not None:
                     work = self._one(image, perspective, seed, deadline)
-                    self.futures[k, p, branch] = self.enhancer.worker.submit(work)
+                    futures[k, p] = self.enhancer.worker.submit(work)
 
     async def _one(self, image: np.ndarray, perspective: Perspective, seed: int, deadline: float) -> str:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
             return await self.enhancer.captioner.caption(image, perspective, seed, deadline)
 
-    def collect(self) -> Captions:
+    def captions(self, branch: int) -> list[list[str | None]]:
         enhancer, began = self.enhancer, time.perf_counter()
-        arrived: list[tuple[int, int, int, str]] = []
+        futures = self.futures.pop(branch, {})
+        arrived: list[tuple[int, int, str]] = []
         reasons: collections.Counter[str] = collections.Counter()
         detail, cut = "", 0
-        for (k, p, r), future in self.futures.items():
+        for (k, p), future in futures.items():
             try:
                 text = future.result(timeout=enhancer.batch_s + 5)
                 fitted = enhancer.fit(text)
                 cut += fitted != text
-                arrived.append((k, p, r, fitted))
+                arrived.append((k, p, fitted))
             except (Failure, Rejected) as error:
                 reasons[getattr(error, "reason", "rejected")] += 1
                 detail = str(error)
             except TimeoutError:
                 reasons["deadline"] += 1
-        counts = {"asked": len(self.futures), "missing": sum(reasons.values()), "cut": cut}
-        counts |= {"wait_s": time.perf_counter() - began} | enhancer.captioner.take_log()
-        of_hosts = [json.loads(text) for text in exchange(json.dumps([arrived, reasons, detail, counts]))]
-        captions: Captions = [[[None] * self.branches for _ in self.prompts] for _ in range(enhancer.count)]
-        for k, p, r, text in (item for arrivals, *_ in of_hosts for item in arrivals):
-            captions[k][p][r] = text
-        for *_, counted in of_hosts:
-            enhancer.tally(counted)
-        reasons = sum((collections.Counter(failed) for _, failed, *_ in of_hosts), collections.Counter())
-        if reasons:
-            self._missing(captions, reasons, next((said for _, _, said, _ in of_hosts if said), ""))
-        enhancer.barren = enhancer.barren + 1 if self.prompts and not any(arrivals for arrivals, *_ in of_hosts) else 0
+        counts = {"asked": len(futures), "missing": sum(reasons.values()), "cut": cut, "wait_s": time.perf_counter() - began}
+        captions: list[list[str | None]] = [[None] * len(self.prompts) for _ in range(enhancer.count)]
+        longest = 0.0
+        for process in exchange(json.dumps([arrived, reasons, detail, counts])):
+            arrived, reasons, detail, counts = json.loads(process)
+            for k, p, text in arrived:
+                captions[k][p] = text
+            self.arrived += len(arrived)
+            self.reasons.update(reasons)
+            self.detail = self.detail or detail
+            longest = max(longest, counts.pop("wait_s"))  # processes wait beside each other, branches after each other
+            enhancer.tally(counts)
+        enhancer.counts["wait_s"] += longest
+        if enhancer.missing == "offline":
+            self._replace(branch, captions)
         return captions
 
-    def _missing(self, captions: Captions, reasons: collections.Counter, detail: str) -> None:
-        enhancer = self.enhancer
+    def finish(self) -> None:
+        """Raises Outage where the config says that the run is not to go on without those that are missing."""
+        enhancer, reasons = self.enhancer, self.reasons
+        for process in exchange(json.dumps(enhancer.captioner.take_log())):
+            enhancer.tally(json.loads(process))
+        enhancer.barren = enhancer.barren + 1 if self.prompts and not self.arrived else 0
+        if not reasons:
+            return
         total = enhancer.count * len(self.prompts) * self.branches
         why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
         message = f"iteration {self.iteration}: {sum(reasons.values())} of {total} captions did not come ({why})"
-        message += f"; such as: {detail}" if detail else ""
+        message += f"; such as: {self.detail}" if self.detail else ""
         if enhancer.missing == "stop":
             raise Outage(f"{message}. config.views.missing='stop' ends the run here")
-        barren = enhancer.barren + 1
-        if sum(reasons.values()) == total and enhancer.patience and barren >= enhancer.patience:
-            raise Outage(f"{message}, and none came in {barren} iterations. Look at the service, then run again to go on")
-        if enhancer.missing == "offline":
-            self._replace(captions)
+        if sum(reasons.values()) == total and enhancer.patience and enhancer.barren >= enhancer.patience:
+            raise Outage(
+                f"{message}, and none came in {enhancer.barren} iterations. Look at the service, then run again to go on"
+            )
         warnings.warn(
             f"{message}; {'replaced by offline ones' if enhancer.missing == 'offline' else 'their views are masked'}",
             stacklevel=2,
         )
 
-    def _replace(self, captions: Captions) -> None:
+    def _replace(self, branch: int, captions: list[list[str | None]]) -> None:
         """Fills gaps with captions of the same prompt that the group does not have; what is not there stays masked."""
         enhancer = self.enhancer
         for p, prompt in enumerate(self.prompts):
-            for r in range(self.branches):
-                there = {view[p][r] for view in captions} | {prompt}
-                rng = np.random.default_rng([enhancer.seed, 14, self.iteration, p, r])
-                unused = [t for t in enhancer.spare(prompt) if t not in there]
-                unused = [unused[i] for i in rng.permutation(len(unused))]
-                for view in captions:
-                    if view[p][r] is None and unused:
-                        view[p][r] = enhancer.fit(unused.pop())
-                        enhancer.counts["replaced"] += 1
+            there = {view[p] for view in captions} | {prompt}
+            rng = np.random.default_rng([enhancer.seed, 14, self.iteration, p, branch])
+            unused = [t for t in enhancer.spare(prompt) if t not in there]
+            unused = [unused[i] for i in rng.permutation(len(unused))]
+            for view in captions:
+                if view[p] is None and unused:
+                    view[p] = enhancer.fit(unused.pop())
+                    enhancer.counts["replaced"] += 1

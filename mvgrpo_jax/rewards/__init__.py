@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
+from mvgrpo_jax.configuration.rules import Choice, Flag, Real, Rule
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.rewards import kinds
 from mvgrpo_jax.rewards.base import DeviceJudge, HostJudge, Judge, Judgement
 from mvgrpo_jax.rewards.panel import Panel
 
+__all__ = ["DeviceJudge", "HostJudge", "Judge", "Judgement", "Panel", "Policy", "described", "kind_of", "make", "policy_of"]
+
 EMBEDDED = ("clip-nano",)  # folders that come with the package
 
-__all__ = ["DeviceJudge", "HostJudge", "Judge", "Judgement", "Panel", "described", "kind_of", "make"]
+
+class Policy(NamedTuple):
+    """Settings that every judge has. on_failure: what happens when it gives no valid score of a picture, mask (that score does
+    not train) | stop. max_invalid: the share of its scores in an iteration that may be invalid; beyond, the run stops. offload:
+    the weights of a judge on the devices are kept in the host's memory while it is not asked."""
+
+    on_failure: str = "mask"
+    max_invalid: float = 0.5
+    offload: bool = False
+
+
+POLICY: dict[str, Rule] = {"on_failure": Choice.of(("mask", "stop")), "max_invalid": Real(0.0, 1.0), "offload": Flag()}
 
 
 def kind_of(name: str, options: Mapping | None = None) -> str:
@@ -20,10 +35,15 @@ def kind_of(name: str, options: Mapping | None = None) -> str:
     return (options or {}).get("kind", name)
 
 
+def policy_of(options: Mapping | None) -> Policy:
+    """The policy in a judge's options."""
+    return Policy(**{k: v for k, v in (options or {}).items() if k in POLICY})
+
+
 def make(name: str, options: Mapping | None = None) -> Judge:
     """The judge of this name; options are its kind and that kind's settings (config.judges.NAME). UserError lists what
     exists, and says which settings are missing."""
-    kind, options = kind_of(name, options), {k: v for k, v in (options or {}).items() if k != "kind"}
+    kind, options = kind_of(name, options), _own(options)
     judge = kinds.module(kind).JUDGE
     missing = [k for k, default in kinds.defaults(kind).items() if default is kinds.REQUIRED and k not in options]
     if missing:
@@ -39,5 +59,10 @@ def described(name: str, options: Mapping | None = None) -> Judge | None:
     kind = kind_of(name, options)
     judge, where = kinds.module(kind).JUDGE, (options or {}).get(kinds.place(kind), EMBEDDED[0])
     if hasattr(judge, "published") and where not in EMBEDDED and not Path(where).exists():
-        return judge.published(**{k: v for k, v in options.items() if k != "kind"})
+        return judge.published(**_own(options))
     return make(name, options)
+
+
+def _own(options: Mapping | None) -> dict:
+    """The settings that a judge's own class takes."""
+    return {k: v for k, v in (options or {}).items() if k != "kind" and k not in POLICY}

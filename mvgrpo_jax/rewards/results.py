@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mvgrpo_jax.rewards.means import mean
+
 ROWS = 40  # of the table
 
 
@@ -42,7 +44,7 @@ def table(scores: dict[str, np.ndarray], images: list[Path], prompts: list[str])
         return f"{name:<{name_width}}  {prompt:<{prompt_width}}" + "".join(f"  {c:>{w}}" for c, w in zip(cells, widths))
 
     def numbers(values) -> list[str]:
-        return [f"{value:.4f}" for value in values]
+        return [f"{value:.4f}" if np.isfinite(value) else "-" for value in values]
 
     lines = [line("picture", "prompt", list(scores))]
     for pair in pairs[:ROWS]:
@@ -50,7 +52,7 @@ def table(scores: dict[str, np.ndarray], images: list[Path], prompts: list[str])
         lines.append(line(_cut(name, name_width), _cut(prompt, prompt_width), numbers(s[pair] for s in scores.values())))
     if len(pairs) > ROWS:
         lines.append(f"... and {len(pairs) - ROWS} more")
-    return "\n".join([*lines, line("mean", "", numbers(s.mean() for s in scores.values()))])
+    return "\n".join([*lines, line("mean", "", numbers(mean(s) for s in scores.values()))])
 
 
 def _column(texts: list[str], title: str, widest: int) -> int:

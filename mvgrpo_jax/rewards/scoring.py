@@ -173,6 +173,6 @@ def score_pictures(panel: Panel, images: np.ndarray, texts: list[list[str]]) -> 
         rows = np.minimum(np.arange(first, first + size), len(images) - 1)
         pictures = Owned(jnp.asarray(images[rows])[:, None], 1)
         for name in panel.judges:
-            values = panel.score(name, pictures, [[view[i] for i in rows] for view in texts]).scores[:, :, 0]
+            values = panel.score(name, pictures, [[view[i] for i in rows] for view in texts])[:, :, 0]
             out[name][:, first : first + size] = values[:, : len(images) - first]
     return out

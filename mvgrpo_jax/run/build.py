@@ -59,7 +59,8 @@ class Run:
     """What stays the same from iteration to iteration.
 
     pipeline: its parameters are those of the text encoders (unless they were dropped) and the VAE. panel: all judges that are
-    asked; weights: of those that train. frozen: the base beneath adapters, None where the whole transformer is trained.
+    asked, each under a policy; weights: of those that train. frozen: the base beneath adapters, None where the whole
+    transformer is trained.
     reference: the initial parameters of what is trained where the objective needs them. evaluation: None where
     config.eval.every is 0. overlap: whether pictures go to the enhancer branch by branch.
     """
@@ -72,6 +73,7 @@ class Run:
     prompts: list[str]
     enhancer: Enhancer | None
     panel: rewards.Panel
+    policies: dict[str, rewards.Policy]
     weights: dict[str, float]
     evaluation: Evaluation | None
     frozen: Params | None
@@ -79,6 +81,7 @@ class Run:
     overlap: bool
 
     def close(self) -> None:
+        self.panel.close()
         if self.enhancer:
             self.enhancer.close()
 
@@ -148,7 +151,9 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
             raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
         with jax.set_mesh(outlined.mesh):  # a program that is traced here is the run's
             text.encode_all(outlined.prompts + outlined.held_out + captions)
-    transformer, panel = pipeline.params.pop("transformer"), rewards.Panel(judges, outlined.mesh)
+    policies = {name: rewards.policy_of(config.judges.get(name)) for name in judges}
+    offload = frozenset(name for name, policy in policies.items() if policy.offload)
+    transformer, panel = pipeline.params.pop("transformer"), rewards.Panel(judges, outlined.mesh, offload)
     with jax.set_mesh(outlined.mesh):
         evaluation = Evaluation(programs, outlined.held_out, text, panel) if config.eval.every else None
     initial = adapters if programs.lora else transformer
@@ -163,6 +168,7 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         prompts=outlined.prompts,
         enhancer=outlined.enhancer,
         panel=panel,
+        policies=policies,
         weights={name: weight for name, weight in config.rewards.items() if weight},
         evaluation=evaluation,
         frozen=transformer if programs.lora else None,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mvgrpo_jax import enhancers
 from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch
@@ -55,10 +56,12 @@ def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: i
         session = begin_captions(run, iteration, prompts)
         trajectory, _ = draw(run, iteration, params, condition, session, prompts, Clock(), shift)
         base = [[[p] * graph.branches for p in prompts]]
-        online = session.collect()
+        online = enhancers.collect(session, graph.branches)
         texts = {"online": online, "unrelated": [view[1:] + view[:1] for view in online]}
         if offline:
-            texts["offline"] = offline.begin(iteration, prompts, graph.branches, graph.pictures).collect()
+            texts["offline"] = enhancers.collect(
+                offline.begin(iteration, prompts, graph.branches, graph.pictures), graph.branches
+            )
         rng = np.random.default_rng([run.config.seed, iteration])
         for kind, captions in texts.items():
             chosen = [captions[k] for k in np.sort(rng.permutation(len(captions))[:views])]

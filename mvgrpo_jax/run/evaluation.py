@@ -13,6 +13,7 @@ from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.rewards import Panel, scoring
+from mvgrpo_jax.rewards.means import mean, mean_and_error
 from mvgrpo_jax.run import pictures
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.programs import Programs
@@ -31,7 +32,8 @@ class Evaluation:
     def run(
         self, params, vae_params, between: Callable[[], None] = lambda: None
     ) -> tuple[dict[int, np.ndarray], dict[str, np.ndarray]]:
-        """({number: picture uint8 [H, W, 3]} of those that this process owns, {judge: scores [N]}). between() is called where a
+        """({number: picture uint8 [H, W, 3]} of those that this process owns, {judge: scores [N], not-a-number where there is
+        none}). between() is called where a
         run may stop. UserError: a picture is not finite."""
         programs, size = self.programs, self.programs.items
         owned, scores = {}, {name: [] for name in self.panel.judges}
@@ -48,8 +50,9 @@ class Evaluation:
             owned |= {first + i: picture for (i, _), picture in pictures.mine.items() if i < len(prompts)}
             texts = [[*prompts, *[None] * (size - len(prompts))]]
             for name, values in scores.items():
-                values.append(self.panel.score(name, pictures, texts).scores[0, : len(prompts), 0])
+                values.append(self.panel.score(name, pictures, texts)[0, : len(prompts), 0])
             between()
+        self.panel.rest()
         return owned, {name: np.concatenate(values) for name, values in scores.items()}
 
 
@@ -94,7 +97,7 @@ def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[
     deleted."""
     rows = sorted(owned)
     images, texts = np.stack([owned[i] for i in rows]), [prompts[i] for i in rows]
-    title = f"iteration {number}: " + ", ".join(f"{n} {s.mean():.3f}" for n, s in scores.items())
+    title = f"iteration {number}: " + ", ".join(f"{n} {mean(s):.3f}" for n, s in scores.items())
     sheet(images, texts, {name: values[rows] for name, values in scores.items()}, folder / f"{number:06d}.png", title)
     listed = folder / "prompts.json"
     if listed.exists() and json.loads(listed.read_text()) != texts:
@@ -103,11 +106,6 @@ def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[
     pictures.save_array(images, folder / f"{number:06d}.npy")
     with atomic(listed) as part:
         part.write_text(json.dumps(texts))
-
-
-def mean_and_error(values: np.ndarray) -> dict[str, float]:
-    """'mean' of N values and its 'stderr', their deviation over sqrt(N)."""
-    return {"mean": float(values.mean()), "stderr": float(values.std() / len(values) ** 0.5)}
 
 
 def sheet(images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray], path: Path, title: str, columns: int = 8):

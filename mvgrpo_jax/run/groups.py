@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 
+from mvgrpo_jax.rewards.means import mean
 from mvgrpo_jax.run import pictures
 from mvgrpo_jax.run.iteration import Samples, Scores, Views
 
@@ -17,7 +19,7 @@ def draw(path: Path, number: int, samples: Samples, views: Views, scores: Scores
     prompts, captions, by_judge = samples.prompts, views.captions, scores.by_judge
     table = []
     for v, p, r in np.ndindex(len(captions), len(prompts), len(samples.pictures)):
-        means = {n: round(float(s[v, p, r].mean()), 5) for n, s in by_judge.items() if v < len(s)}
+        means = {n: rounded(mean(s[v, p, r])) for n, s in by_judge.items() if v < len(s)}
         table.append({"prompt": prompts[p], "branch": r, "view": v, "caption": captions[v][p][r], "reward": means})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(json.dumps({"iteration": number, "captions": table}, indent=1) + "\n")
@@ -29,3 +31,8 @@ def draw(path: Path, number: int, samples: Samples, views: Views, scores: Scores
     shown = list(rows)[:4]
     titles = [f"prompt: {prompts[p]}" for p in shown]
     pictures.sheet([rows[p] for p in shown], path, titles=titles, title=f"iteration {number}", cell=96)
+
+
+def rounded(score: float) -> float | None:
+    """For JSON, which has no word for what is not a number."""
+    return round(score, 5) if math.isfinite(score) else None

@@ -1,4 +1,4 @@
-"""The stages of one iteration, called one after another: sample, caption, score, make_batch, update, summarise."""
+"""The stages of one iteration, called one after another: sample, judge, make_batch, update, summarise."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mvgrpo_jax.core.objectives import view_weights
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch, Captions, Condition, TrainState, Trajectory
 from mvgrpo_jax.enhancers import Session
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.errors import Outage, UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.hosts import decide
 from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.rewards.means import deviations, mean
 from mvgrpo_jax.run.build import Run
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, SELECTION, needs_old, sampler_of
@@ -43,13 +44,18 @@ class Views(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """by_judge: float32 [V, P, R, S] of each judge; of one that does not train [1, P, R, S], under the prompt alone. The same
-    numbers on every process. active: bool [V, P, R], False where a caption is missing or a judge that trains could not score a
-    picture. cut: texts that each judge cut."""
+    """by_judge: float32 [V, P, R, S] of each judge; of one that does not train [1, P, R, S], under the prompt alone;
+    not-a-number where a caption is missing or the judge could not tell. active: bool [V, P, R], False where a caption is
+    missing or no two samples can be compared. The same on every process. lost: of each judge the share of scores that it
+    could not give. seconds: of each judge, from the question to the scores. cut: texts that each judge cut. unscored: groups
+    that no judge could score though their caption is there."""
 
     by_judge: dict[str, np.ndarray]
     active: np.ndarray
+    lost: dict[str, float]
+    seconds: dict[str, float]
     cut: dict[str, int]
+    unscored: int
 
 
 def sample(run: Run, iteration: int, params: Params, prompts: list[str], memory: Any, clock: Clock) -> Samples:
@@ -134,7 +140,7 @@ def _choose(run: Run, iteration: int, params, condition: Condition, prompts: lis
         require_all(np.asarray(finite), "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
     with clock("reward"):
         pictures = Owned(images, 1)
-        score = sum(w * run.panel.score(n, pictures, [prompts]).scores[0, :, 0] for n, w in run.weights.items())
+        score = sum(w * run.panel.score(n, pictures, [prompts])[0, :, 0] for n, w in run.weights.items())
         choice = lambda: [a.tolist() for a in chooser.choose(score.reshape(-1, chooser.count), memory)]
         kept, memory = (np.asarray(a, a_type) for a, a_type in zip(decide(choice), (np.int32, np.float32)))
     trajectory, condition = programs.keep((trajectory, condition), kept)
@@ -149,37 +155,59 @@ def _choose(run: Run, iteration: int, params, condition: Condition, prompts: lis
     return Samples(prompts, trajectory._replace(x0=x0), pictures, session, memory)
 
 
-def caption(samples: Samples, clock: Clock) -> Views:
-    """The prompt and the captions that were asked for, once they are there."""
-    captions = [[[p] * len(samples.pictures) for p in samples.prompts]]
+def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Views, Scores]:
+    """The captions, and every judge's scores under them. Judges are asked about the pictures of a branch as soon as its
+    captions are there, while those of the others are awaited. A judge that does not train is asked about the prompt alone."""
+    panel, session, branches = run.panel, samples.session, range(len(samples.pictures))
+    for one in panel.judges.values():
+        one.take_cut()  # of an evaluation
+    panel.take_seconds()
+    captions, pending = {}, {}
+    for branch in reversed(branches) if run.overlap else branches:  # as they were drawn
+        with clock("enhance"):
+            views = [samples.prompts, *(session.captions(branch) if session else ())]
+        captions[branch] = views
+        with clock("reward"):
+            for name in panel.judges:
+                asked = views if name in run.weights else views[:1]
+                pending[name, branch] = panel.begin(name, samples.pictures[branch], asked)
     with clock("enhance"):
-        if samples.session:
-            captions += samples.session.collect()
-    return Views(captions, np.asarray([[[text is not None for text in p] for p in view] for view in captions]))
-
-
-def score(run: Run, iteration: int, samples: Samples, views: Views, clock: Clock) -> Scores:
-    """Every judge's scores; a judge that does not train is asked about the prompt alone."""
-    captions, active, by_judge = views.captions, views.active, {}
-    for judge in run.panel.judges.values():
-        judge.take_cut()  # of an evaluation
+        if session:
+            session.finish()
     with clock("reward"):
-        for name in run.panel.judges:
-            asked = captions if name in run.weights else captions[:1]
-            branches = [
-                run.panel.score(name, pictures, [[texts[branch] for texts in view] for view in asked])
-                for branch, pictures in enumerate(samples.pictures)
-            ]
-            by_judge[name] = np.stack([one.scores for one in branches], axis=2)
-            if name in run.weights:
-                active = active & np.stack([one.valid.all(-1) for one in branches], axis=2)
+        found = {key: wait() for key, wait in pending.items()}
+        by_judge = {name: np.stack([found[name, branch] for branch in branches], axis=2) for name in panel.judges}
+        panel.rest()
         for pictures in samples.pictures:
             pictures.release()
-        cut = {name: judge.take_cut() for name, judge in run.panel.judges.items()}
-    for name, values in by_judge.items():
-        place = lambda i: f"caption {captions[i[0]][i[1]][i[2]]!r}"
-        require_all(np.isfinite(values), f"reward {name}", iteration, place)
-    return Scores(by_judge, active, cut)
+    texts = [[list(of_prompt) for of_prompt in zip(*view)] for view in zip(*(captions[branch] for branch in branches))]
+    there = np.asarray([[[text is not None for text in p] for p in view] for view in texts])
+    lost = {name: lost_of(run, iteration, name, scores, there) for name, scores in by_judge.items()}
+    active = there & comparable([by_judge[name] for name in run.weights])
+    cut = {name: one.take_cut() for name, one in panel.judges.items()}
+    return Views(texts, there), Scores(by_judge, active, lost, panel.take_seconds(), cut, int((there & ~active).sum()))
+
+
+def comparable(scores: list[np.ndarray]) -> np.ndarray:
+    """Whether a group has two samples or more that some judge could tell apart: bool [V, P, R] of scores [V, P, R, S]."""
+    return np.any([(~np.isnan(s)).sum(-1) > 1 for s in scores], axis=0)
+
+
+def lost_of(run: Run, iteration: int, name: str, scores: np.ndarray, there: np.ndarray) -> float:
+    """The share of scores [v, P, R, S] that a judge could not give, of the captions that are there [V, P, R]. Outage when the
+    config does not bear that many."""
+    asked = np.broadcast_to(there[: len(scores), ..., None], scores.shape)
+    missing = np.isnan(scores) & asked
+    share = missing.sum() / max(asked.sum(), 1)
+    policy = run.policies[name]
+    if missing.any() and (policy.on_failure == "stop" or share > policy.max_invalid):
+        bound = "on_failure='stop'" if policy.on_failure == "stop" else f"max_invalid={policy.max_invalid:g}"
+        why = getattr(run.panel.judges[name], "why", str)()
+        raise Outage(
+            f"iteration {iteration}: the judge {name!r} gave no valid score for {missing.sum()} of {asked.sum()} pairs of "
+            f"picture and caption{f' ({why})' if why else ''}. config.judges.{name}.{bound} ends the run here"
+        )
+    return float(share)
 
 
 def make_batch(
@@ -216,13 +244,17 @@ def summarise(run: Run, iteration: int, scores: Scores, log: dict[str, jax.Array
     waits for the devices."""
     algorithm, active, log = run.programs.algorithm, scores.active, dict(log)
     for name, values in scores.by_judge.items():
-        log[f"reward/{name}"] = float(values[0].mean())
-        log[f"reward_std/{name}"] = float(values[0].std(-1).mean())
+        log[f"reward/{name}"] = mean(values[0])
+        log[f"reward_std/{name}"] = mean(deviations(values[0]))
+        log[f"reward_invalid/{name}"] = scores.lost[name]
         log[f"reward_captions_cut/{name}"] = float(scores.cut[name])
+        log[f"judge/{name}_s"] = scores.seconds[name]
+        log[f"judge/{name}_pictures_per_s"] = values[0].size / max(scores.seconds[name], 1e-9)
     for name in run.weights:
         values = scores.by_judge[name]
-        log[f"reward_views/{name}"] = float(values[active].mean())
-        log[f"zero_std/{name}"] = float(is_flat(values)[active].mean())
+        log[f"reward_views/{name}"] = mean(values[active])
+        log[f"zero_std/{name}"] = mean(is_flat(values)[active])
+    log["views/unscored"] = float(scores.unscored)
     log["views/active"] = float(active.sum(0).mean())
     log |= run.enhancer.log() if run.enhancer else {}
     if algorithm.graph.moving:

@@ -14,14 +14,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from mvgrpo_jax import enhancers
 from mvgrpo_jax.configuration import continuation
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import TrainState
-from mvgrpo_jax.errors import Stopped, UserError
+from mvgrpo_jax.errors import Outage, Stopped, UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
+from mvgrpo_jax.rewards.means import mean
 from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
@@ -139,7 +139,7 @@ class Loop:
             for number in self.bar:
                 self.iterate(number)
             return self.finish()
-        except (enhancers.Outage, Stopped):
+        except (Outage, Stopped):
             self.save_unfinished()
             raise
 
@@ -163,10 +163,8 @@ class Loop:
         prompts = [str(p) for p in next(progress.batches)]
         params = assemble(sampler_of(progress.state), run.frozen)
         samples = stages.sample(run, number, params, prompts, progress.memory, clock)
-        self.enter(number, "caption")
-        views = stages.caption(samples, clock)
-        self.enter(number, "score")
-        judged = stages.score(run, number, samples, views, clock)
+        self.enter(number, "judge")
+        views, judged = stages.judge(run, number, samples, clock)
         self.enter(number, "update")
         batch, log = stages.make_batch(run, number, samples, views, judged, clock)
         samples = samples._replace(trajectory=None)  # the batch has what trains
@@ -221,7 +219,7 @@ class Loop:
             owned, scores = run.evaluation.run(assemble(weights, run.frozen), run.pipeline.params["vae"], between)
         if hosts.is_chief():
             self.aside(evaluation.keep, self.workdir / "eval", number, owned, run.evaluation.prompts, scores)
-        means = {f"eval/{name}": float(values.mean()) for name, values in scores.items()}
+        means = {f"eval/{name}": mean(values) for name, values in scores.items()}
         self.keep_if_best(number, weights, means[f"eval/{run.config.eval.judge}"])
         return means
 

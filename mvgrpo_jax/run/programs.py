@@ -364,9 +364,11 @@ class Programs:
         def run(key, trajectory: Trajectory, rewards, of_view, memory, stage):
             advantage = self.algorithm.advantage(rewards, of_view > 0, trajectory, memory)
             chosen = self.algorithm.select(key, trajectory, advantage, stage, self.sigmas)
-            weight = of_view[..., None] * chosen.weight
+            known = ~jnp.isnan(chosen.advantage)  # a score that could not be had trains nothing
+            weight = jnp.where(known, of_view[..., None] * chosen.weight, 0.0)
+            chosen = chosen._replace(advantage=jnp.where(known, chosen.advantage, 0.0))
             fill = lambda a: jnp.pad(a, ((0, self.views - a.shape[0]), *[(0, 0)] * (a.ndim - 1)))
-            active = jnp.broadcast_to(of_view[..., None] > 0, weight.shape)
+            active = known & (of_view[..., None] > 0)
             metrics = {"advantage/abs": jnp.abs(chosen.advantage).mean(where=active)}
             return chosen.transitions, fill(chosen.advantage), fill(weight), metrics
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.core import advantages
+from mvgrpo_jax.core.graph import tree
 
 THERE = jnp.ones((1,), bool)
 REWARD = jnp.asarray([[1.0, 2.0, 3.0, 6.0], [0.1, 0.1, 0.1, 0.1]])
@@ -68,3 +69,39 @@ def test_flatness_is_the_same_on_the_host():
     reward = np.float32([[1000.0, 1000.0001], [1.0, 1.0001], [1e-7, 2e-7]])
     for values in (reward, jnp.asarray(reward)):
         np.testing.assert_array_equal(advantages.is_flat(values), [True, False, True])
+
+
+def test_missing_rewards_leave_a_group_of_the_others():
+    """Of 1, 2, -, 6, 3 and of -, 4, -, -, -: the first group's are those of 1, 2, 6, 3, the second has nothing to compare."""
+    nan = np.nan
+    reward = jnp.asarray([[1.0, 2.0, nan, 6.0, 3.0], [nan, 4.0, nan, nan, nan]])
+    got = advantages.group_advantage(reward)
+    np.testing.assert_allclose(got[0], np.array([-2, -1, nan, 3, 0]) / np.sqrt(14 / 3), rtol=1e-6)
+    assert np.isnan(got[1]).all()
+    equal = advantages.group_advantage(jnp.asarray([[0.1, nan, 0.1]]))
+    np.testing.assert_array_equal(equal, [[0.0, nan, 0.0]])
+    for values in (np.asarray(reward), reward, np.full((2, 3), nan)):
+        np.testing.assert_array_equal(advantages.is_flat(values), [False, True] if values.shape[1] == 5 else [True, True])
+
+
+def test_missing_rewards_in_a_mix():
+    """Advantages are summed over the judges that could tell, raw rewards only where all could."""
+    nan, unit = np.nan, np.sqrt(0.5)
+    a, b = jnp.asarray([[[[0.0, 1.0, nan]]]]), jnp.asarray([[[[nan, 3.0, 5.0]]]])
+    there, weights = jnp.ones((1, 1, 1), bool), {"a": 1.0, "b": 0.5}
+    got = advantages.combine({"a": a, "b": b}, weights, "advantages", there)
+    np.testing.assert_allclose(got[0, 0], [[-unit, unit - 0.5 * unit, 0.5 * unit]], rtol=1e-5)
+    assert np.isnan(advantages.combine({"a": a, "b": b}, weights, "rewards", there)).all()  # one sample has both
+    whitened = advantages.combine({"a": a, "b": a}, weights, "whitened", there)
+    np.testing.assert_allclose(whitened[0, 0], [[-1.0, 1.0, nan]], rtol=2e-4)
+    deviation = advantages.batch_deviation(jnp.asarray([[[[1.0, nan, 5.0]]]]), there)
+    assert deviation.item() == 2.0
+
+
+def test_missing_rewards_in_a_tree():
+    """Two leaves below each of two nodes: 1 and -, 3 and 5. The nodes have 1 and 4, which are 1/sqrt(2) deviations apart."""
+    graph = tree(4, (0, 1), (2, 2), trained=(0, 1))
+    reward = jnp.asarray([[[[1.0, np.nan, 3.0, 5.0]]]])
+    edges = advantages.tree_advantage(reward, jnp.zeros((1, graph.blocks, graph.group)), graph).reshape(-1)
+    np.testing.assert_allclose(edges[:2], [-np.sqrt(0.5), np.sqrt(0.5)], rtol=1e-6)
+    np.testing.assert_allclose(edges[2:6], (np.array([1.0, np.nan, 3.0, 5.0]) - 3.0) / 2.0, rtol=1e-6)

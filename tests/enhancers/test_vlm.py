@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from mvgrpo_jax import enhancers
-from mvgrpo_jax.enhancers import OnlineEnhancer, Outage, perspectives
+from mvgrpo_jax.enhancers import OnlineEnhancer, perspectives
 from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
-from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.errors import Outage, UserError
 from mvgrpo_jax.nano.world import render, scene
 from mvgrpo_jax.run import loop, metrics
 from mvgrpo_jax.run.pictures import to_uint8

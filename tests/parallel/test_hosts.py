@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax._src import distributed
 
+from mvgrpo_jax import enhancers
 from mvgrpo_jax.enhancers import OnlineEnhancer
 from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.world import render, scene
@@ -65,7 +66,7 @@ def captioned():
     # Of the second prompt each process has one picture.
     mine = {(p, g) for p in range(3) for g in range(2) if jax.process_count() == 1 or (2 * p + g > 2) == jax.process_index()}
     session.add(0, {(p, g): to_uint8(images[p, 0, g]) for p, g in mine})
-    out = session.collect()
+    out = enhancers.collect(session, 1)
     own.close()
     return out, len(asked)
 

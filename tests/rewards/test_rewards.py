@@ -30,7 +30,7 @@ TEXTS = [["a red circle", "a blue square"], ["a black background", None]]
 
 
 def judged(judge, images, texts, mesh=None):
-    """Scores [V, P, n] and which are valid, of one judge."""
+    """Scores [V, P, n] of one judge, not-a-number where there is none."""
     panel = rewards.Panel({"it": judge}, mesh)
     place = (lambda a: jax.device_put(a, rules.sharding(mesh, "prompts", "lanes"))) if mesh else jnp.asarray
     with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
@@ -38,12 +38,12 @@ def judged(judge, images, texts, mesh=None):
 
 
 def test_the_exact_judge_scores_every_view():
-    got, valid = judged(rewards.make("scene"), IMAGES, TEXTS)
+    got = judged(rewards.make("scene"), IMAGES, TEXTS)
     assert got.shape == (2, 2, 2) and got.dtype == np.float32
     assert got[0, 0, 0] > 0.95 > 0.5 > got[0, 0, 1]
     assert got[0, 1, 0] > 0.9 > 0.5 > got[0, 1, 1]
-    assert got[1, 0, 1] > 0.99 and (got[1, 1] == 0).all()
-    np.testing.assert_array_equal(valid, [[[True, True], [True, True]], [[True, True], [False, False]]])
+    assert got[1, 0, 1] > 0.99
+    np.testing.assert_array_equal(np.isnan(got), [[[False, False], [False, False]], [[False, False], [True, True]]])
 
 
 def test_a_judge_that_cannot_tell_says_so():
@@ -52,8 +52,31 @@ def test_a_judge_that_cannot_tell_says_so():
             scores = super().score(images, captions).scores
             return rewards.Judgement(scores, scores > 0.5)
 
-    scores, valid = judged(Unsure(), IMAGES, TEXTS)
-    np.testing.assert_array_equal(valid, scores > 0.5)
+    got, want = judged(Unsure(), IMAGES, TEXTS), judged(rewards.make("scene"), IMAGES, TEXTS)
+    assert (want < 0.5).any()
+    np.testing.assert_array_equal(got, np.where(want > 0.5, want, np.nan))
+
+
+def test_a_judge_that_gives_no_number_or_not_enough():
+    class Broken(SceneReward):
+        def score(self, images, captions):
+            scores = np.ones((len(images), len(captions[0])), np.float32)
+            scores[1, 0], scores[2, 0] = np.nan, np.inf
+            return rewards.Judgement(scores)
+
+    np.testing.assert_array_equal(np.isnan(judged(Broken(), IMAGES, TEXTS[:1])), [[[False, True], [True, False]]])
+
+    class Short(SceneReward):
+        def score(self, images, captions):
+            return rewards.Judgement(np.ones((len(images) - 1, len(captions[0])), np.float32))
+
+    with pytest.raises(UserError, match=r"'it' was asked for 4 x 2 scores \(pictures x captions\), it gave 3 x 2"):
+        judged(Short(), IMAGES, TEXTS)
+
+
+def test_an_error_of_a_judge_reaches_who_waits():
+    with pytest.raises(UserError, match="32 x 32 pixels, got one of 16 x 16"):
+        judged(rewards.make("scene"), IMAGES[:, :, :16, :16], TEXTS)
 
 
 def write_clip(folder, side=24):
@@ -71,7 +94,7 @@ def test_clip_score_is_transformers_cosine(tmp_path):
     peer, tokenizer = write_clip(tmp_path)
     judge = rewards.make("clip", {"folder": str(tmp_path), "scale": 2.0, "chunk": 3})
     images = np.random.default_rng(0).uniform(size=(2, 2, 24, 24, 3)).astype(np.float32)
-    got = judged(judge, images, TEXTS).scores
+    got = judged(judge, images, TEXTS)
     pixels = (images.reshape(-1, 24, 24, 3) - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
     texts = ["a red circle", "a blue square", "a black background"]
     ids = tokenizer(texts, padding="max_length", max_length=tokenizers.CLIP_LENGTH, return_tensors="pt").input_ids
@@ -80,7 +103,7 @@ def test_clip_score_is_transformers_cosine(tmp_path):
     cosine = (out.image_embeds @ out.text_embeds.T).numpy().reshape(2, 2, 3)
     np.testing.assert_allclose(got[0], 2 * np.stack([cosine[0, :, 0], cosine[1, :, 1]]), atol=1e-5)
     np.testing.assert_allclose(got[1, 0], 2 * cosine[0, :, 2], atol=1e-5)
-    assert (got[1, 1] == 0).all()
+    assert np.isnan(got[1, 1]).all()
 
 
 def test_each_of_eight_devices_scores_an_eighth_of_the_pictures(tmp_path):
@@ -89,14 +112,14 @@ def test_each_of_eight_devices_scores_an_eighth_of_the_pictures(tmp_path):
     write_clip(tmp_path)
     judge = rewards.make("clip", {"folder": str(tmp_path)})
     images = np.random.default_rng(1).integers(0, 256, (2, 4, 24, 24, 3), np.uint8)
-    want = judged(judge, images, TEXTS).scores
+    want = judged(judge, images, TEXTS)
     mesh, seen = make_mesh(2, 4, 1, prompts=2), []
     judge.prepare = lambda x, prepare=judge.prepare: seen.append(x.shape) or prepare(x)
     panel = rewards.Panel({"clip": judge}, mesh)
     assert all(len(a.sharding.device_set) == 8 for a in jax.tree.leaves(panel.params["clip"]))
     with jax.set_mesh(mesh):
         pictures = Owned(jax.device_put(images, rules.sharding(mesh, "prompts", "lanes")), 4)
-        np.testing.assert_allclose(panel.score("clip", pictures, TEXTS).scores, want, atol=1e-6)
+        np.testing.assert_allclose(panel.score("clip", pictures, TEXTS), want, atol=1e-6)
         tokens = jax.device_put(judge.tokens(["x"] * 8).reshape(4, 2, -1), rules.sharding(mesh, None, "prompts"))
         compiled = panel.program("clip").lower(panel.params["clip"], pictures.items, tokens).compile()
     assert set(seen) == {(8, 24, 24, 3)}
@@ -122,7 +145,7 @@ def test_captions_over_the_towers_length_are_counted_and_warned_of_once(tmp_path
     long = "a small red circle top-left and " * 12
     assert len(tokenizer(long)["input_ids"]) > tokenizers.CLIP_LENGTH > len(tokenizer("a red circle")["input_ids"])
     with pytest.warns(UserWarning, match=f"reads {tokenizers.CLIP_LENGTH} tokens .* of 2 of 4, such as 'a small red circle"):
-        got = judged(judge, IMAGES, [["a red circle", long], [long + "more", None]]).scores
+        got = judged(judge, IMAGES, [["a red circle", long], [long + "more", None]])
     assert judge.take_cut() == 2
     ids = tokenizer([long], max_length=tokenizers.CLIP_LENGTH, truncation=True)["input_ids"]
     assert ids[0][-1] == tokenizer.eos_token_id  # the end stays, as transformers cuts
@@ -145,5 +168,5 @@ def test_unknown_judges_are_named():
 def test_the_embedded_tower_tells_right_from_wrong():
     judge = rewards.make("clip")
     texts = ["a large red circle center on a white background", "a small blue square top on a black background"]
-    got = judged(judge, IMAGES, [texts]).scores
+    got = judged(judge, IMAGES, [texts])
     assert got[0, 0, 0] > got[0, 0, 1] and got[0, 1, 0] > got[0, 1, 1]

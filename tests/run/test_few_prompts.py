@@ -29,8 +29,8 @@ def one_iteration(judged=None, **mesh):
         prompts = run.prompts[: config.prompts_per_iteration]
         clock = Clock()
         samples = stages.sample(run, 0, assemble(before.params, run.frozen), prompts, None, clock)
-        views = stages.caption(samples, clock)
-        scores = stages.score(run, 0, samples, views, clock)
+        views, scores = stages.judge(run, 0, samples, clock)
+
         batch, _ = stages.make_batch(run, 0, samples, views, judged or scores, clock)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), before)
         after, (metrics,) = stages.update(run, before, batch, 0)

@@ -37,8 +37,8 @@ def one_iteration() -> dict[str, float]:
         state = run.programs.init(initial)
         prompts = [str(p) for p in next(batches)]
         samples = stages.sample(run, 0, assemble(sampler_of(state), run.frozen), prompts, None, clock)
-        views = stages.caption(samples, clock)
-        scores = stages.score(run, 0, samples, views, clock)
+        views, scores = stages.judge(run, 0, samples, clock)
+
         batch, _ = stages.make_batch(run, 0, samples, views, scores, clock)
         state, (metrics,) = stages.update(run, state, batch, 0)
     run.close()

@@ -291,19 +291,21 @@ def test_one_prompt_an_iteration(tmp_path):
     assert {row["prompt"] for row in shown["captions"]} == {prompt}
 
 
-def test_a_non_finite_reward_names_iteration_and_culprit(finished, tmp_path, monkeypatch):
+def test_too_many_scores_that_are_no_numbers_end_the_run(finished, tmp_path, monkeypatch):
     from mvgrpo_jax.nano.judge import SceneReward
     from mvgrpo_jax.rewards import Judgement
 
     def broken(self, images, captions):
         out = np.ones((len(images), len(captions[0])), np.float32)
         if len(captions[0]) > 1:  # in training, not in the evaluation
-            out[3, 0] = np.nan
+            out[3:, 0] = np.nan
         return Judgement(out)
 
     monkeypatch.setattr(SceneReward, "score", broken)
-    with pytest.raises(UserError, match=r"iteration 0: reward scene not finite \(2 of .* caption '"):
-        loop.train(small_config(), tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"iteration 0: the judge 'scene' gave no valid score for \d+ of .*max_invalid=0.1 ends"
+    ):
+        loop.train(small_config(judges={"scene": {"max_invalid": 0.1}}), tmp_path / "run")
 
 
 def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):

@@ -50,9 +50,9 @@ with jax.set_mesh(run.mesh):
     run.evaluation.run(state.params, run.pipeline.params["vae"])
     events.clear()
     samples = stages.sample(run, 0, state.params, run.prompts[:2], None, clock)
-    views = stages.caption(samples, clock)
+    views, scores = stages.judge(run, 0, samples, clock)
     order = list(events)
-    scores = stages.score(run, 0, samples, views, clock)
+
     batch, _ = stages.make_batch(run, 0, samples, views, scores, clock)
     stages.update(run, state, batch, 0)
 

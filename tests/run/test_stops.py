@@ -32,7 +32,7 @@ def signalled(stage, call):
 
 @pytest.mark.nightly
 def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeypatch):
-    """SIGTERM during sample, caption, score, update, painting for evaluation and the last evaluation, one after another."""
+    """SIGTERM during sample, judge, make_batch, update, painting for evaluation and the last evaluation, one after another."""
     config = small_config(iterations=4, rewards={"clip": 0.0, "scene": 1.0})
     config.checkpoint.every = 3
     outlined = build.outline(config)
@@ -51,9 +51,9 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
     go(tmp_path / "whole")
     stopped = tmp_path / "stopped"
     for place, stage, call, said in (
-        (iteration, "sample", 1, "iteration 0, caption; 0 iterations"),
-        (iteration, "score", 1, "iteration 0, update; 0 iterations"),
-        (iteration, "caption", 2, "iteration 1, score; 1 iterations"),
+        (iteration, "sample", 1, "iteration 0, judge; 0 iterations"),
+        (iteration, "judge", 1, "iteration 0, update; 0 iterations"),
+        (iteration, "sample", 2, "iteration 1, judge; 1 iterations"),
         (iteration, "update", 1, "iteration 2, evaluation; 2 iterations"),
         (run.evaluation, "run", 1, "iteration 2, evaluation; 2 iterations"),
         (iteration, "make_batch", 2, "iteration 4, evaluation; 4 iterations"),
