@@ -37,9 +37,18 @@ SLURM = """#!/bin/bash
 #SBATCH --time={hours}:00:00
 #SBATCH --output={log}
 #SBATCH --requeue
-# A requeued job goes on from its newest checkpoint. With --distributed the one process of a node takes all of its GPUs.
+#SBATCH --open-mode=append
+#SBATCH --signal=TERM@300
+# The run stops between two stages, saved, when its time is nearly over or it is preempted (status 75), and a job is queued
+# again after that or when a node died; it goes on from its newest checkpoint. A mistake (status 2) or an error (1) ends it.
+# With --distributed the one process of a node takes all of its GPUs.
 cd {root}
-srun --kill-on-bad-exit=1 {command} --distributed
+status=0
+srun --kill-on-bad-exit=1 {command} --distributed || status=$?
+if [ "$status" -ge 75 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 20 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$status"
 """
 
 TPU = """#!/bin/bash

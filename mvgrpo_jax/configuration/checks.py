@@ -123,7 +123,7 @@ RULES: dict[str, Rule] = {
     "eval.solver": Choice.of(solvers.SOLVERS),
     "eval.judge": Text(empty=False),
     "log.images_every": Int(0, zero="off"),
-    "watch.silence_s": Real(1.0, 60.0),
+    "watch.silence_s": Real(1.0, 40.0),
     "watch.standstill_s": Real(0.0, 1e6, zero="never"),
 }
 

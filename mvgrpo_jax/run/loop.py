@@ -125,8 +125,8 @@ class Loop:
         self.run, self.workdir, self.progress, self.job = run, workdir, progress, job
         self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
-        self.writer = metrics.Writer(workdir, progress.done)
         self.aside = Aside()
+        self.writer = metrics.Writer(workdir, progress.done, self.aside)
         # (iteration, updates' metrics, log) that are written once the next iteration is under way
         self.pending: tuple[int, list[dict], dict[str, float]] | None = None
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from mvgrpo_jax.errors import UserError
@@ -91,10 +92,12 @@ class Board:
 
 class Writer:
     """Adds lines to metrics.jsonl and, where TensorBoard is installed, to its files. A continued run drops the lines that its
-    checkpoint does not know. Of several processes the first one writes; the others' writers do nothing."""
+    checkpoint does not know. Of several processes the first one writes; the others' writers do nothing.
 
-    def __init__(self, workdir: Path, resumed_at: int):
-        self.writes = is_chief()
+    aside(task, ...) does TensorBoard's part, beside training; what it was given must be done before `close`."""
+
+    def __init__(self, workdir: Path, resumed_at: int, aside: Callable = lambda task, *given: task(*given)):
+        self.writes, self.aside = is_chief(), aside
         if not self.writes:
             return
         path = workdir / "metrics.jsonl"
@@ -109,7 +112,7 @@ class Writer:
         values = {k: float(v) for k, v in values.items()}
         self.file.add(json.dumps({"iteration": iteration} | {k: v if math.isfinite(v) else None for k, v in values.items()}))
         if self.board is not None:
-            self.board.write_scalars(iteration, values)
+            self.aside(self.board.write_scalars, iteration, values)
 
     def close(self) -> None:
         if not self.writes:

@@ -107,6 +107,21 @@ def test_written_jobs(file, tmp_path, kind, capsys):
         assert all("--config.mesh.devices=32" in t for t in texts) and submit.count("bash ") == 3
 
 
+@pytest.mark.parametrize(
+    "code, restarts, again", [(0, 0, False), (1, 0, False), (2, 0, False), (75, 0, True), (137, 19, True), (75, 20, False)]
+)
+def test_a_slurm_job_is_queued_again_after_what_may_pass(file, tmp_path, code, restarts, again):
+    sweep.main(["--sweep", str(file), "--out", str(tmp_path / "out"), "--write", "slurm"])
+    job, record = next((tmp_path / "out" / "jobs").glob("learning*.sbatch")), tmp_path / "record"
+    for name, text in (("srun", "exit $CODE"), ("scontrol", 'echo "$*" > "$RECORD"')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(record), "CODE": str(code), "SLURM_JOB_ID": "7"}
+    variables |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
+    assert subprocess.run(["bash", str(job)], env=variables).returncode == code
+    assert record.exists() == again and (not again or record.read_text() == "requeue 7\n")
+
+
 GCLOUD = """#!/bin/bash
 echo "$*" >> "$RECORD"
 case "$*" in
