@@ -1,7 +1,7 @@
 """The memory table of docs/running.md: `python bench/plan_table.py [--only h200]`.
 
 Plans configs/mvgrpo_flux.py and its LoRA twin for every topology, at 512 and 1024 pixels, one after another, each in a process
-of its own; a column is the peak of the fullest of its programs. Figures are kept in docs/plans/*.json; what is there is not
+of its own: the programs that decide. Figures are kept in docs/plans/*.json; what is there is not
 planned again, unless it is deleted.
 """
 
@@ -24,15 +24,9 @@ FOLDER = ROOT / "docs" / "plans"
 # Topology -> prompts of an iteration: where they are fewer than the devices, several share a prompt's pictures and views.
 TOPOLOGIES = {"h200:1x8": 8, "h200:2x8": 16, "v5p:4x4x4": 16, "v6e:8x8": 16, "v5e:16x16": 64}
 KINDS = {"full": "mvgrpo_flux", "lora": "mvgrpo_flux_lora"}
-# Title of a column -> the programs whose fullest moment it shows, by how their names begin.
-COLUMNS = {
-    "text": ("encode_prompts", "encode_views"),
-    "rollout": ("rollout", "anchor", "tail", "finish"),
-    "decode": ("decode",),
-    "judges": ("judge",),
-    "update": ("old_densities", "update"),
-    "evaluate": ("evaluate",),
-}
+# Title of a column -> the program whose fullest moment it shows. The others of a run are smaller: encoding of prompts, what
+# cuts and joins branches, and an evaluation, whose painting is a rollout of fewer pictures.
+COLUMNS = {"text": "encode_views", "rollout": "rollout", "decode": "decode", "judge": "judge clip", "update": "update"}
 BEGIN, END = "<!-- plans: begin -->", "<!-- plans: end -->"
 
 
@@ -45,7 +39,7 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
         sizes = [f"--config.image.{side}={pixels}" for side in ("height", "width")]
         spread = [f"--config.prompts_per_iteration={TOPOLOGIES[topology]}"]
         print("+", topology, kind, pixels, again, flush=True)
-        only = [f"--program={again}"] * bool(again)
+        only = [f"--program={name}" for name in ([again] if again else COLUMNS.values())]
         with tempfile.TemporaryDirectory() as folder:
             part = Path(folder) / "plan.json"
             subprocess.run([*command, f"--json={part}", *sizes, *spread, *only], cwd=ROOT)
@@ -65,9 +59,9 @@ def plan(topology: str, kind: str, pixels: int, again: str = "") -> dict:
 
 def row(topology: str, kind: str, pixels: int, programs: list[dict], verdict: str) -> str:
     cells = []
-    for beginnings in COLUMNS.values():
-        found = [p for p in programs if p["name"].startswith(beginnings)]
-        cells.append("over" if any(p["error"] for p in found) else f"{max(p['peak'] for p in found) / GIB:.1f}")
+    for name in COLUMNS.values():
+        (one,) = [p for p in programs if p["name"] == name]
+        cells.append("over" if one["error"] else f"{one['peak'] / GIB:.1f}")
     total = lambda key: sum(p["calls"] * p[key] for p in programs)
     sent = f"{total('inside') / GIB:.0f} | {total('between') / GIB:.0f} | {total('exposed'):.0f}"
     head = f"{topology} | {TOPOLOGIES[topology]} | {kind} | {pixels}"
