@@ -94,6 +94,7 @@ class AbstractRun:
         self.evaluated = [self._condition(programs.items, place=programs.place("batch")) for _ in range(batches)]
         made = {name: rewards.described(name, dict(config.judges.get(name, {}))) for name in config.rewards}
         self.panel = {name: made[name] for name in on_devices(made)}
+        self.offloaded = {name for name in self.panel if rewards.policy_of(config.judges.get(name)).offload}
         self.judges = {
             name: placed(
                 judge.network.shapes, rules.parameter_shardings(judge.network.shapes, self.mesh, tuple(judge.network.stacks))
@@ -104,7 +105,8 @@ class AbstractRun:
     @property
     def held(self) -> tuple:
         """What stays on the devices from the first iteration to the last."""
-        return self.state, self.frozen, self.reference, self.encoders, self.decoder, self.judges, self.evaluated
+        judges = {name: params for name, params in self.judges.items() if name not in self.offloaded}
+        return self.state, self.frozen, self.reference, self.encoders, self.decoder, judges, self.evaluated
 
     def _network(self, name: str) -> Any:
         """The abstract parameters of a component that is not trained."""

@@ -129,6 +129,23 @@ def test_each_of_eight_devices_scores_an_eighth_of_the_pictures(tmp_path):
     assert compiled.cost_analysis()["flops"] < one["flops"] / 6  # 8 pictures and 8 texts
 
 
+def test_a_judge_that_rests_leaves_the_devices(tmp_path):
+    """Between `rest` and the next question its parameters are in the host's memory alone; the scores stay what they are."""
+    write_clip(tmp_path)
+    judge = rewards.make("clip", {"folder": str(tmp_path)})
+    want, mesh = judged(judge, IMAGES[:, :, :24, :24], TEXTS), make_mesh(2, 4, 1, prompts=2)
+    panel = rewards.Panel({"clip": judge}, mesh, frozenset(["clip"]))
+    assert panel.params["clip"] is None
+    assert {a.sharding.memory_kind for a in jax.tree.leaves(panel.away["clip"])} == {"pinned_host"}
+    with jax.set_mesh(mesh):
+        pictures = Owned(jax.device_put(np.repeat(IMAGES[:, :, :24, :24], 2, 1), rules.sharding(mesh, "prompts", "lanes")), 4)
+        for _ in range(2):
+            np.testing.assert_allclose(panel.score("clip", pictures, TEXTS)[..., ::2], want, atol=1e-6)
+            assert {a.sharding.memory_kind for a in jax.tree.leaves(panel.params["clip"])} == {"device"}
+            panel.rest()
+            assert panel.params["clip"] is None
+
+
 def test_pictures_of_another_size_are_resized_and_cropped(tmp_path):
     write_clip(tmp_path)
     judge = rewards.make("clip", {"folder": str(tmp_path)})
