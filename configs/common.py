@@ -4,6 +4,16 @@ from ml_collections import ConfigDict
 
 from mvgrpo_jax import algorithms
 
+# Judges as published, by kind: where a run looks for them (docs/judges.md says where they are to be had).
+JUDGES = {
+    "hpsv3": {"folder": "HPSv3/HPSv3.safetensors", "base": "Qwen2-VL-7B-Instruct"},
+    "hpsv2": {"weights": "HPSv2/HPS_v2.1_compressed.pt", "base": "CLIP-ViT-H-14-laion2B-s32B-b79K"},
+    "pickscore": {"folder": "PickScore_v1", "base": "CLIP-ViT-H-14-laion2B-s32B-b79K"},
+    "imagereward": {"folder": "ImageReward/ImageReward.pt", "base": "bert-base-uncased"},
+    "clip": {"folder": "DFN5B-CLIP-ViT-H-14"},
+    "unifiedreward": {"endpoints": ("http://localhost:8080/v1",)},
+}
+
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
@@ -150,3 +160,10 @@ def get_config() -> ConfigDict:
     # standstill_s: so does a job in which no process finished a stage for so long; 0: never.
     c.watch = ConfigDict({"silence_s": 30.0, "standstill_s": 1800.0})
     return c
+
+
+def judged_by(c: ConfigDict, **weights: float) -> None:
+    """Judges of JUDGES, by kind with their weights; the first decides which checkpoint is best."""
+    c.rewards = weights
+    c.judges = {kind: dict(JUDGES[kind]) for kind in weights}
+    c.eval.judge = next(iter(weights))

@@ -5,16 +5,17 @@
 
 Theirs: 16 GPUs (8 with accumulation 12), 720 px, 16 steps, shift 3, eta 0.3, G 12, learning rate 1e-5, weight decay 1e-4, norm
 of the gradient 1, four rollouts accumulated on 16 GPUs (64 prompts an update), float32 master weights, 300 iterations, HPSv2.1,
-sigma truncated to thousandths. Ours: the judge is CLIP until another is configured. Not run here at this size;
-configs/flux_nano.py with --config.algorithm.name=dancegrpo is.
+sigma truncated to thousandths. The judge is read from --config.judges.hpsv2.weights and base (docs/judges.md). Not run here at
+this size; configs/flux_nano.py with --config.algorithm.name=dancegrpo is.
 """
 
-from configs import mvgrpo_flux
+from configs import common, mvgrpo_flux
 
 
 def get_config():
     c = mvgrpo_flux.get_config()
     c.algorithm.name = "dancegrpo"
+    common.judged_by(c, hpsv2=1.0)
     c.prompts_per_iteration = 64
     c.image.height = c.image.width = 720
     c.sampling.timestep = "truncated"

@@ -6,16 +6,17 @@
 The authors published SD3.5-M. Flow-Factory's on Flux: 8 GPUs, 384 px, 8 Euler steps, 48 prompts of 16 samples, beta 1, two
 trained times of each sample from the first 70 % of the grid, deviation of the group, no KL, adapters of rank 64 and alpha 128,
 learning rate 3e-4, PickScore. The average of weights that they sample from (decay 0.001 n up to 0.5 after iteration n) is the
-old policy under decay 1. Ours: the judge is CLIP until another is configured. Not run here at this size; configs/flux_nano.py
-with --config.algorithm.name=diffusion_nft is.
+old policy under decay 1. The judge is read from --config.judges.pickscore.folder and base (docs/judges.md). Not run here at
+this size; configs/flux_nano.py with --config.algorithm.name=diffusion_nft is.
 """
 
-from configs import mvgrpo_flux
+from configs import common, mvgrpo_flux
 
 
 def get_config():
     c = mvgrpo_flux.get_config()
     c.algorithm.name = "diffusion_nft"
+    common.judged_by(c, pickscore=1.0)
     c.group_size = 16
     c.prompts_per_iteration = 48
     c.image.height = c.image.width = 384

@@ -6,16 +6,17 @@
 Theirs: 32 GPUs, 512 px, 6 steps of diffusers' schedule, noise level 0.9, 48 prompts of 24 samples, one deviation for the batch,
 clip 1e-4, no KL, adapters of rank 64 and alpha 128 on the attention and the double blocks' feed-forward layers, learning rate
 3e-4, two updates a rollout (the second off-policy), average of weights 0.9 every 8 updates with warm-up, T5 length 128, 28
-steps for evaluation. Ours: the judge is CLIP until another is configured. Not run here at this size; configs/flux_nano.py with
---config.algorithm.name=flow_grpo is.
+steps for evaluation. The judge is read from --config.judges.pickscore.folder and base (docs/judges.md). Not run here at this
+size; configs/flux_nano.py with --config.algorithm.name=flow_grpo is.
 """
 
-from configs import mvgrpo_flux
+from configs import common, mvgrpo_flux
 
 
 def get_config():
     c = mvgrpo_flux.get_config()
     c.algorithm.name = "flow_grpo"
+    common.judged_by(c, pickscore=1.0)
     c.group_size = 24
     c.prompts_per_iteration = 48
     c.sampling.steps = 6

@@ -17,9 +17,8 @@ def get_config():
     c.prompts.eval = "prompts/eval.txt"
     c.image.height = c.image.width = 512
     c.sampling.max_sequence_length = 256
-    c.rewards = {"clip": 1.0}
-    c.judges = {"clip": {"folder": "clip-vit-large-patch14", "scale": 1.0}}
-    c.eval.judge = "clip"
+    common.judged_by(c, clip=1.0)
+    c.judges.clip.folder = "clip-vit-large-patch14"
     c.eval.steps = 28
     c.views.enhancer = "offline"
     c.views.file = "prompts/captions.jsonl"
