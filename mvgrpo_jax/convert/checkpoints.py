@@ -1,7 +1,7 @@
 """Weights as judges are published: files of torch.save or safetensors, alone or in a folder, read by offset, nothing run.
 
-A file of torch.save is a pickle that describes the tensors (see pickles), and their numbers: uncompressed in a zip archive or, as
-torch before 1.6 wrote them, one after the other behind the pickle. No tensor is held before it is asked for.
+A file of torch.save is a pickle that describes the tensors (see pickles), and their numbers: uncompressed in a zip archive or,
+as torch before 1.6 wrote them, one after the other behind the pickle. No tensor is held before it is asked for.
 """
 
 from __future__ import annotations
