@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from mvgrpo_jax.rewards.pixels import as_bytes
 from mvgrpo_jax.rewards.preprocess import MEAN, STD, as_float, normalised
 
 
@@ -25,10 +26,10 @@ class Letterbox:
         return max(round(height * scale), 1), max(round(width * scale), 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """[N, H, W, 3], uint8 or in [0, 1], -> float32 [N, side, side, 3], normalised."""
-        n, *size, channels = as_float(images).shape
+        """[N, H, W, 3], uint8 or in [0, 1] and then rounded to 8 bits, -> float32 [N, side, side, 3], normalised."""
+        n, *size, channels = images.shape
         high, wide = self.resized(*size)
-        images = as_float(images).astype(jnp.float32)
+        images = as_float(as_bytes(images))
         if size != [high, wide]:
             images = jax.image.resize(images, (n, high, wide, channels), "cubic", antialias=True)
         down, across = self.side - high, self.side - wide
