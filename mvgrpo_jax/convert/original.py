@@ -76,7 +76,8 @@ def flux_modules(config: FluxConfig) -> list[Rows]:
     return rows
 
 
-def _parameters(row: Rows, scale: bool = False, bias: bool = True) -> list[Rows]:
+def parameters(row: Rows, scale: bool = False, bias: bool = True) -> list[Rows]:
+    """The rows of a module's weight and bias; scale: of a norm without bias, whose weight the original calls so."""
     weight = [dataclasses.replace(row, name=f"{row.name}.weight", original=f"{row.original}.{'scale' if scale else 'weight'}")]
     return weight + (
         [dataclasses.replace(row, name=f"{row.name}.bias", original=f"{row.original}.bias")] if bias and not scale else []
@@ -85,7 +86,7 @@ def _parameters(row: Rows, scale: bool = False, bias: bool = True) -> list[Rows]
 
 def flux_layout(config: FluxConfig) -> Layout:
     rows = flux_modules(config)
-    return [r for row in rows for r in _parameters(row, scale=row.original.endswith(("query_norm", "key_norm")))]
+    return [r for row in rows for r in parameters(row, scale=row.original.endswith(("query_norm", "key_norm")))]
 
 
 def vae_layout(config: VaeConfig) -> Layout:
@@ -119,7 +120,7 @@ def vae_layout(config: VaeConfig) -> Layout:
             rows += [Rows(f"{side}.mid_block.attentions.0.{a}", f"{side}.mid.attn_1.{b}") for a, b in names.items()]
         ends = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
         rows += [Rows(f"{side}.{a}", f"{side}.{b}") for a, b in ends.items()]
-    return [r for row in rows for r in _parameters(row)]
+    return [r for row in rows for r in parameters(row)]
 
 
 def _is_pointwise(name: str) -> bool:
@@ -158,7 +159,9 @@ class FromOriginal:
         return (sum(max(0, min(r.count, whole[0] - r.at)) for r in rows), *whole[1:])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        count, *rest = self.shape(name)
+        if not (shape := self.shape(name)):  # a number
+            return self.source.read(self.parts[name][0].original)
+        count, *rest = shape
         stop = count if stop is None else stop
         parts = []
         for row in sorted(self.parts[name], key=lambda r: r.start):

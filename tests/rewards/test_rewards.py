@@ -93,9 +93,9 @@ def write_clip(folder, side=24):
 def test_clip_score_is_transformers_cosine(tmp_path):
     peer, tokenizer = write_clip(tmp_path)
     judge = rewards.make("clip", {"folder": str(tmp_path), "scale": 2.0, "chunk": 3})
-    images = np.random.default_rng(0).uniform(size=(2, 2, 24, 24, 3)).astype(np.float32)
+    images = np.random.default_rng(0).integers(0, 256, (2, 2, 24, 24, 3), np.uint8)
     got = judged(judge, images, TEXTS)
-    pixels = (images.reshape(-1, 24, 24, 3) - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
+    pixels = (images.reshape(-1, 24, 24, 3) / 255 - [0.4, 0.5, 0.6]) / [0.2, 0.3, 0.4]
     texts = ["a red circle", "a blue square", "a black background"]
     ids = tokenizer(texts, padding="max_length", max_length=tokenizers.CLIP_LENGTH, return_tensors="pt").input_ids
     with torch.no_grad():

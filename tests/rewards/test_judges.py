@@ -1,0 +1,65 @@
+"""Judges with published weights, at small size: from picture files to torch's numbers, on one device and on eight."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvgrpo_jax.rewards import scoring
+from tests.rewards.judges import MAKERS
+
+CAPTIONS = [
+    "a red circle on a white background",
+    "",
+    "красный круг, 猫 と 犬 🙂 naïve café",
+    " ".join(f"word{i}" for i in range(120)),
+    "It’s “ﬁne”,\u3000ＷＩＤＥ &amp; <b>bold</b>\n  SHOUTED",
+]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """case(name, variant) of MAKERS, made once."""
+    made = {}
+
+    def make(name: str, variant: str = "exact"):
+        if (name, variant) not in made:
+            made[name, variant] = MAKERS[name](tmp_path_factory.mktemp(f"{name}-{variant}".replace(" ", "-")), variant)
+        return made[name, variant]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Files, and each as Pillow's RGB."""
+    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    noise = lambda *shape: generator.integers(0, 256, shape, np.uint8)
+    made = {
+        "square.png": Image.fromarray(noise(32, 32, 3)),
+        "tall.png": Image.fromarray(noise(91, 40, 3)),
+        "wide.png": Image.fromarray(noise(31, 70, 3)),
+        "gray.png": Image.fromarray(noise(24, 30)),
+        "clear.png": Image.fromarray(noise(30, 24, 4), "RGBA"),
+        "point.png": Image.fromarray(noise(1, 1, 3)),
+    }
+    for name, picture in made.items():
+        picture.save(folder / name)
+    rgba = np.asarray(made["clear.png"], np.float32) / 255
+    over = rgba[..., :3] * rgba[..., 3:] + 1 - rgba[..., 3:]
+    made["clear.png"] = Image.fromarray(np.round(over * 255).astype(np.uint8))
+    return [folder / name for name in made], [picture.convert("RGB") for picture in made.values()]
+
+
+@pytest.mark.parametrize("variant", ["exact", "quick"])
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.filterwarnings("ignore:the .* judge reads")
+def test_scores_from_files_are_torchs(name, variant, case, pictures):
+    kind, options, peer = case(name, variant)
+    paths, images = pictures
+    words = [f"judge.{key}={value}" for key, value in options.items()] + [f"judge.kind={kind}"]
+    judges = scoring.make_judges(["judge"], words)
+    got, _ = scoring.score(judges, paths, CAPTIONS, all_pairs=True)
+    want = np.concatenate([peer([image], CAPTIONS) for image in images])
+    np.testing.assert_allclose(got["judge"], want, atol=1e-3 * max(1.0, np.abs(want).max()))
+    assert np.ptp(want, axis=0).min() > 1e-2  # the pictures differ, so that the comparison says something
+    assert name == "aesthetic" or np.ptp(want, axis=1).min() > 1e-2
