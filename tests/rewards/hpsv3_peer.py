@@ -103,6 +103,17 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, template: str | None = T
     (folder / "tokenizer_config.json").write_text(json.dumps(config | ({"chat_template": template} if template else {})))
 
 
+def turn(tokenizer: Tokenizer, caption: str, image_tokens: int) -> list[int]:
+    """The whole turn, with what follows <|Reward|>, which is the token after the tokenizer's last."""
+    instruction = TEXT.read_bytes().decode().format(text_prompt=caption)
+    head = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
+    first, second = instruction.rsplit("<|Reward|>", 1)
+    tail = second + "<|im_end|>\n<|im_start|>assistant\n"
+    encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+    begin = encode(head) + encode("<|image_pad|>") * image_tokens + encode("<|vision_end|>" + first)
+    return begin + [tokenizer.get_vocab_size()] + encode(tail)
+
+
 class Peer:
     """A small random HPSv3. folder: of its weights, base: of config and tokenizer, both written by __init__."""
 
@@ -129,8 +140,10 @@ class Peer:
         width = v["text"]["hidden_size"]
         sizes = [torch.nn.Linear(width, 1024), torch.nn.ReLU(), torch.nn.Dropout(0.05), torch.nn.Linear(1024, 16)]
         self.rm_head = torch.nn.Sequential(*sizes, torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        with torch.no_grad():
+            for p in self.rm_head.parameters():
+                p *= 4  # scores as far apart as the published model's
         self.tokenizer, self.v = tokenizer, v
-        self.reward_id = size
         save_file(self.tensors(), self.folder / "HPSv3.safetensors")
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -139,16 +152,6 @@ class Peer:
         tensors |= {f"rm_head.{n}": t for n, t in self.rm_head.state_dict().items()}
         tensors["lm_head.weight"] = torch.zeros(8, 2)
         return {n: t.contiguous().clone() for n, t in tensors.items()}
-
-    def ids(self, caption: str, image_tokens: int) -> list[int]:
-        """The whole turn, with what follows <|Reward|>."""
-        instruction = TEXT.read_bytes().decode().format(text_prompt=caption)
-        head = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-        first, second = instruction.rsplit("<|Reward|>", 1)
-        tail = second + "<|im_end|>\n<|im_start|>assistant\n"
-        encode = lambda text: self.tokenizer.encode(text, add_special_tokens=False).ids
-        turn = encode(head) + encode("<|image_pad|>") * image_tokens + encode("<|vision_end|>" + first)
-        return turn + [self.reward_id] + encode(tail)
 
     def pixels(self, path: Path):
         """Patches and grid by Pillow and transformers' processor."""
@@ -165,7 +168,7 @@ class Peer:
         """Mean and uncertainty, one sequence, nothing shared."""
         seen = self.pixels(path)
         count = int(seen["image_grid_thw"].prod()) // self.v["vision"]["spatial_merge_size"] ** 2
-        ids = torch.tensor([self.ids(caption, count)])
+        ids = torch.tensor([turn(self.tokenizer, caption, count)])
         at = torch.arange(ids.shape[1]).expand(3, 1, -1)
         with torch.no_grad():
             hidden = self.model(
@@ -175,7 +178,7 @@ class Peer:
                 use_cache=False,
                 **seen,
             ).last_hidden_state
-            out = self.rm_head(hidden[0, ids[0].tolist().index(self.reward_id)])
+            out = self.rm_head(hidden[0, ids[0].tolist().index(self.tokenizer.get_vocab_size())])
         return out[0].item(), out[1].item()
 
 

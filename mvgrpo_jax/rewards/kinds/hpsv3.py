@@ -37,7 +37,7 @@ LENGTHS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 USUAL = 128  # what is planned for
 TOGETHER = 1024  # tokens of captions that a picture's part is continued by at a time
 # Of Qwen2-VL-7B-Instruct's tokenizer and chat template with the text above, for planning without them.
-VOCABULARY, BEFORE, AFTER = 151658, 15, 496
+VOCABULARY, BEFORE, AFTER = 151658, 15, 495
 
 
 class HPSv3Reward:
