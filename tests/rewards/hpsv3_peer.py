@@ -13,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import Qwen2VLConfig, Qwen2VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from mvgrpo_jax import rewards
 from mvgrpo_jax.rewards.kinds.hpsv3 import TEXT
 from tests.models.qwen2_vl_peers import old_name
 from tests.peers import randomise
@@ -114,6 +115,11 @@ def turn(tokenizer: Tokenizer, caption: str, image_tokens: int) -> list[int]:
     return begin + [tokenizer.get_vocab_size()] + encode(tail)
 
 
+def judge_of(peer: "Peer", **options):
+    """Our judge of a peer's files, in float32 if nothing else is said."""
+    return rewards.make("hpsv3", {"folder": str(peer.folder), "base": str(peer.base), "dtype": "float32"} | options)
+
+
 class Peer:
     """A small random HPSv3. folder: of its weights, base: of config and tokenizer, both written by __init__."""
 
@@ -144,6 +150,7 @@ class Peer:
             for p in self.rm_head.parameters():
                 p *= 4  # scores as far apart as the published model's
         self.tokenizer, self.v = tokenizer, v
+        self.state = {n: t.clone() for n, t in self.model.state_dict().items()}
         save_file(self.tensors(), self.folder / "HPSv3.safetensors")
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -177,7 +184,7 @@ class Peer:
                 position_ids=at if positions == "sequential" else None,
                 use_cache=False,
                 **seen,
-            ).last_hidden_state
+            ).last_hidden_state.float()
             out = self.rm_head(hidden[0, ids[0].tolist().index(self.tokenizer.get_vocab_size())])
         return out[0].item(), out[1].item()
 
