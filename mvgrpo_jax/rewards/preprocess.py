@@ -19,6 +19,11 @@ def as_float(images):
     return images.astype(xp.float32) / 255.0 if images.dtype == xp.uint8 else images
 
 
+def as_uint8(images: np.ndarray) -> np.ndarray:
+    """Pictures in [0, 1] rounded to uint8; those of uint8 as they are."""
+    return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
     """side: of the tower's input, to which the shorter side of a picture is resized, in pixels. mean, std: of the channels."""
