@@ -63,7 +63,7 @@ def test_version_2_gets_a_jpeg_of_the_pictures_own_size():
     assert {(b["temperature"], b["max_tokens"], b["model"]) for b in bodies} == {(0.0, 512, "UnifiedReward")}
     for role, head, data, text in map(parts, bodies):
         buffer = io.BytesIO()
-        Image.fromarray(images[int("hat" in text)]).save(buffer, "JPEG", quality=95)
+        Image.fromarray(images[int(text.endswith("[a hat]"))]).save(buffer, "JPEG", quality=95)
         assert (role, head) == ("user", "data:image/jpeg;base64") and data == buffer.getvalue()
 
 
@@ -72,7 +72,7 @@ def test_version_1_gets_a_png_of_512():
     *_, bodies = asked("Final Score: 3.3", images=images, version="v1")
     for _, head, data, text in map(parts, bodies):
         assert head == "data:image;base64" and text.startswith("<image>\nYou are given a text caption")
-        want = Image.fromarray(images[int("hat" in text)]).resize((512, 512))
+        want = Image.fromarray(images[int(text.endswith("[a hat]"))]).resize((512, 512))
         np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), np.asarray(want))
 
 
@@ -97,7 +97,8 @@ def test_scores_and_scales(options, want):
 
 def test_version_1_scores():
     (scores, valid), log, _ = asked("cat (animal): 1\nFinal Score: 3.7", version="v1-elements", scale="fifths", use="style")
-    np.testing.assert_allclose(scores[0], 0.74) and valid.sum() == 3 and log["final"] == pytest.approx(3.7)
+    np.testing.assert_allclose(scores[0], 0.74)
+    assert valid.sum() == 3 and log["final"] == pytest.approx(3.7)
 
 
 def test_an_answer_without_a_score_is_not_valid_and_counted():
