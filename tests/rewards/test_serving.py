@@ -71,14 +71,14 @@ def post(url, body, **headers):
 def test_two_servers_as_commands_of_which_one_dies_in_the_middle():
     images, captions = world(40)
     want = {kind: direct(kind, images, captions) for kind in ("scene", "clip")}
-    flags = ("--judge", "scene", "--judge", "clip")
+    flags = ("--judge", "scene", "--judge", "clip", "--batch", "4")
     with started(*flags) as (first, process), started(*flags) as (second, _):
         for url in (first, second):
             assert httpx2.get(f"{url}/health").json()["judges"] == ["scene", "clip"]
-        clip = remote((first, second), judge="clip", batch=8)
-        scores, valid = clip.score(images, captions)
-        np.testing.assert_allclose(scores, want["clip"][0], atol=1e-5)
-        np.testing.assert_array_equal(valid, want["clip"][1])
+        clip = remote((first, second), judge="clip", batch=4)
+        scores, valid = clip.score(images[:16], captions[:16])
+        np.testing.assert_allclose(scores, want["clip"][0][:16], atol=1e-5)
+        np.testing.assert_array_equal(valid, want["clip"][1][:16])
         clip.close()
         judge = remote((first, second), judge="scene", batch=1, concurrency=1, breaker=2)
         answered = lambda url: httpx2.get(f"{url}/health").json()["answered"]
@@ -214,9 +214,9 @@ def test_a_token_is_asked_for(tmp_path, monkeypatch):
 
 
 def test_what_is_too_much_waits_elsewhere():
-    with serving({"level": Level(0.3)}, requests=2, batch=1) as (url, server):
+    with serving({"level": Level(0.1)}, requests=1, batch=1) as (url, server):
         asker = remote(url, batch=1, retries=10)
-        scores, valid = asker.score(np.zeros((8, 4, 4, 3), np.uint8), [["a"]] * 8)
+        scores, valid = asker.score(np.zeros((4, 4, 4, 3), np.uint8), [["a"]] * 4)
         log = asker.take_log()
         asker.close()
     assert valid.all() and log["retries"] > 0
@@ -235,7 +235,7 @@ def test_an_abandoned_request_does_no_harm():
     "flags, said",
     [
         ("--judge scene --host 0.0.0.0", "give --token-file FILE, or --open"),
-        ("--judge scene --host no.such.host.invalid --open", "cannot listen at no.such.host"),
+        ("--judge scene --host 192.0.2.1 --open", "cannot listen at 192.0.2.1"),
         ("--judge scene --port 99999", "--port must be 0 to 65535"),
         ("--judge scene --batch 0", "must be at least 1"),
         ("--judge scnee", "Did you mean 'scene'"),
