@@ -31,6 +31,10 @@ TENSORBOARD = [
     'tensorflow>=2.21; python_version < "3.14" and (sys_platform != "linux" or platform_machine != "x86_64")',
     'tensorboard>=2.20; python_version < "3.14"',
 ]
+# A server of judges (python -m mvgrpo_jax.rewards.serve); the last reads pictures that come as files of a form.
+SERVE = ["starlette>=1.0", "uvicorn>=0.40", "python-multipart>=0.0.20"]
+# The judge that reads text in pictures (rewards/examples/ocr.py). Newer wheels of this name have no models in them.
+OCR = ["rapidocr-onnxruntime==1.4.4"]
 # Compilers for TPU and CUDA, on Linux, without the libraries that running there needs. A plugin fits one jaxlib.
 PLAN = [
     'jax==0.10.2; sys_platform == "linux"',
@@ -55,6 +59,9 @@ TEST = [
     "uvicorn==0.54.0",
     "rich==15.0.0",
     "gguf==0.19.0",
+    "starlette==1.10.0",
+    "python-multipart==0.0.34",
+    *OCR,
     *PLAN,
     *TENSORBOARD,
 ]
@@ -73,6 +80,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.0"],
         "cuda": ["jax[cuda13]>=0.10.0"],
         "plan": PLAN,
+        "serve": SERVE,
+        "ocr": OCR,
         "test": TEST,
     },
     entry_points={"console_scripts": ["mvgrpo = mvgrpo_jax.console.__main__:main"]},

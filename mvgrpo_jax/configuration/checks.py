@@ -11,6 +11,7 @@ from mvgrpo_jax import algorithms, rewards
 from mvgrpo_jax.algorithms import base
 from mvgrpo_jax.configuration import relations
 from mvgrpo_jax.configuration.arguments import keys
+from mvgrpo_jax.configuration.of_services import SERVICE
 from mvgrpo_jax.configuration.rules import Choice, Flag, Int, Real, Rule, Text, Tuple, of_default, shown
 from mvgrpo_jax.core import advantages, objectives, sde, solvers
 from mvgrpo_jax.core.policy import TIMESTEPS
@@ -18,15 +19,14 @@ from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.enhancers import KINDS as ENHANCERS
 from mvgrpo_jax.enhancers.cleaning import LANGUAGES
 from mvgrpo_jax.enhancers.online import MISSING
-from mvgrpo_jax.enhancers.vlm import FORMATS
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models import attention
 from mvgrpo_jax.models.module import REMAT
 from mvgrpo_jax.rewards import kinds
 from mvgrpo_jax.run.export import KINDS as EXPORTS
+from mvgrpo_jax.services.pictures import FORMATS
 
 MESH = Int(1, 10**6, also=(-1,))
-SECONDS = Real(0.0, 1e6, above=True)
 
 RULES: dict[str, Rule] = {
     "seed": Int(0, 2**64 - 1),
@@ -54,25 +54,7 @@ RULES: dict[str, Rule] = {
     "views.image.format": Choice.of(FORMATS),
     "views.image.quality": Int(1, 100),
     "views.image.size": Int(0, 16384, zero="as they are"),
-    "views.service.endpoints": Tuple(Text(empty=False, shown=False)),
-    "views.service.model": Text(empty=False),
-    "views.service.key_env": Text(shown=False),
-    "views.service.key_file": Text(),
-    "views.service.verify": Flag(),
-    "views.service.ca_file": Text(),
-    "views.service.concurrency": Int(1, 65536),
-    "views.service.attempt_s": SECONDS,
-    "views.service.request_s": SECONDS,
-    "views.service.batch_s": SECONDS,
-    "views.service.retries": Int(0, 1000),
-    "views.service.backoff_s": Real(0.0, 1e6),
-    "views.service.hedge": Real(0.0, 1e6, zero="never"),
-    "views.service.breaker": Int(1),
-    "views.service.cooldown_s": Real(0.0, 1e6),
-    "views.service.max_tokens": Int(1, 10**6),
-    "views.service.temperature": Real(0.0, 100.0),
-    "views.service.response_kb": Int(1, 10**6),
-    "views.service.extra": Text(),
+    **{f"views.service.{name}": rule for name, rule in SERVICE.items()},
     "sampling.steps": Int(1, 1000),
     "sampling.shift": Real(0.0, 1000.0, zero="diffusers' dynamic schedule"),
     "sampling.guidance": Real(0.0, 1000.0),

@@ -12,6 +12,7 @@ COMMANDS = {
     "sample": "mvgrpo_jax.sample",
     "evaluate": "mvgrpo_jax.evaluate",
     "score": "mvgrpo_jax.score",
+    "serve": "mvgrpo_jax.rewards.serve",
     "enhance": "mvgrpo_jax.enhance",
     "drift": "mvgrpo_jax.drift",
     "plan": "mvgrpo_jax.plan",

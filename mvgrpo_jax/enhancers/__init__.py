@@ -12,10 +12,11 @@ from mvgrpo_jax.enhancers import perspectives
 from mvgrpo_jax.enhancers.base import Enhancer, Session, collect, enhance
 from mvgrpo_jax.enhancers.offline import FileEnhancer, read_captions
 from mvgrpo_jax.enhancers.online import OnlineEnhancer
-from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
+from mvgrpo_jax.enhancers.vlm import VlmCaptioner
 from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.services import Service, Settings, keys
+from mvgrpo_jax.services.pictures import Encoding
 
 __all__ = ["Enhancer", "FileEnhancer", "OnlineEnhancer", "Session", "collect", "enhance", "make"]
 

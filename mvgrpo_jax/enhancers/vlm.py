@@ -3,47 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import dataclasses
-import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mvgrpo_jax.enhancers.cleaning import clean
 from mvgrpo_jax.enhancers.perspectives import FORMAT, Perspective
-from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.services import Service
-
-FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoding:
-    """How pictures travel. size: pixels of the longer side at most; 0: as they are."""
-
-    format: str = "jpeg"
-    quality: int = 90
-    size: int = 512
-
-    def __post_init__(self):
-        if self.format not in FORMATS:
-            raise UserError(f"config.views.image.format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-        if not 1 <= self.quality <= 100 or self.size < 0:
-            raise UserError(f"config.views.image: quality is 1 to 100 and size not negative, got {self.quality}, {self.size}")
-
-    def data_url(self, image: np.ndarray) -> str:
-        """uint8 [H, W, 3] -> data:image/...;base64,..."""
-        picture = Image.fromarray(image)
-        scale = self.size / max(picture.size) if self.size else 1.0
-        if scale < 1.0:
-            size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-            picture = picture.resize(size, Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        options = {} if self.format == "png" else {"quality": self.quality}
-        picture.save(buffer, FORMATS[self.format], **options)
-        return f"data:image/{self.format};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+from mvgrpo_jax.services.pictures import Encoding
 
 
 class VlmCaptioner:

@@ -31,6 +31,26 @@ class HostJudge(Protocol):
     def score(self, images: np.ndarray, captions: list[list[str | None]]) -> Judgement: ...
 
 
+class Pending(Protocol):
+    """Scores that are on their way. result() waits for them, and may be called again."""
+
+    def result(self) -> Judgement: ...
+
+
+class RemoteJudge(HostJudge, Protocol):
+    """A judge that the host asks over a network, where waiting can be hidden.
+
+    begin(images, captions) returns at once; the scores come in the background. `score` is begin(...).result(). A score that
+    could not be had is not valid. take_log() -> figures of this process since the last call. close() ends its requests.
+    """
+
+    def begin(self, images: np.ndarray, captions: list[list[str | None]]) -> Pending: ...
+
+    def take_log(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
 class DeviceJudge(Protocol):
     """A judge whose network runs on the mesh, its parameters placed by the rules that place all others.
 

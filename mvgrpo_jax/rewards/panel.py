@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.parallel.hosts import exchange
 from mvgrpo_jax.parallel.owned import Owned, from_hosts
 from mvgrpo_jax.rewards.base import Judge, Judgement
 
@@ -77,6 +79,19 @@ class Panel:
         out, self._seconds = self._seconds, dict.fromkeys(self.judges, 0.0)
         return out
 
+    def take_log(self) -> dict[str, dict[str, float]]:
+        """Of each judge elsewhere what it counted since the last call, of all processes, which call this together: of seconds
+        the longest, of grades their mean, of the rest the sum."""
+        mine = {name: judge.take_log() for name, judge in self.judges.items() if hasattr(judge, "take_log")}
+        if not mine:
+            return {}
+        values: dict[str, dict[str, list[float]]] = {name: {} for name in mine}
+        for process in exchange(json.dumps(mine)):
+            for name, log in json.loads(process).items():
+                for key, value in log.items():
+                    values[name].setdefault(key, []).append(value)
+        return {name: {key: _merged(key, all_of_them) for key, all_of_them in log.items()} for name, log in values.items()}
+
     def close(self) -> None:
         """Ends the thread, and what judges hold open."""
         self._thread.shutdown(cancel_futures=True)
@@ -128,6 +143,11 @@ class Panel:
 def on_devices(judges: dict[str, Judge]) -> list[str]:
     """The names of the judges that run on the mesh."""
     return [name for name, judge in judges.items() if hasattr(judge, "tokens")]
+
+
+def _merged(key: str, values: list[float]) -> float:
+    counts = key in ("asked", "missing", "retries", "hedges") or key.startswith("missing/")
+    return sum(values) if counts else max(values) if key.endswith("_s") else sum(values) / len(values)
 
 
 def _like(array: jax.Array, kind: str):

@@ -26,6 +26,11 @@ def normalised(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...
     return (images - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
 
 
+def as_uint8(images: np.ndarray) -> np.ndarray:
+    """Pictures in [0, 1] rounded to uint8; those of uint8 as they are."""
+    return images if images.dtype == np.uint8 else np.rint(np.clip(images, 0.0, 1.0) * 255).astype(np.uint8)
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
     """side: of the tower's input, in pixels. mean, std: of the channels. squash: whether a picture is resized to side x side

@@ -42,8 +42,8 @@ def make_judges(words: list[str], options: Sequence[str] = ()) -> dict[str, Judg
             raise UserError(f"--judge {word}: nothing after =; give {name}=FOLDER, or {name} for the embedded one")
         if equals and not key:
             raise UserError(f"--judge {word}: the judge {kind!r} reads no folder; give --judge {name}")
-        if equals:
-            settings[key] = place
+        if equals:  # addresses may be several
+            settings[key] = repr(tuple(place.split(","))) if isinstance(kinds.defaults(kind)[key], tuple) else place
         label = word if names[name] > 1 else name
         if label in judges:
             raise UserError(f"--judge {word} is there twice; give each judge once")

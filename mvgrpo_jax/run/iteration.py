@@ -48,7 +48,7 @@ class Scores(NamedTuple):
     not-a-number where a caption is missing or the judge could not tell. active: bool [V, P, R], False where a caption is
     missing or no two samples can be compared. The same on every process. lost: of each judge the share of scores that it
     could not give. seconds: of each judge, from the question to the scores. cut: texts that each judge cut. unscored: groups
-    that no judge could score though their caption is there."""
+    that no judge could score though their caption is there. logs: what judges elsewhere counted."""
 
     by_judge: dict[str, np.ndarray]
     active: np.ndarray
@@ -56,6 +56,7 @@ class Scores(NamedTuple):
     seconds: dict[str, float]
     cut: dict[str, int]
     unscored: int
+    logs: dict[str, dict[str, float]]
 
 
 def sample(run: Run, iteration: int, params: Params, prompts: list[str], memory: Any, clock: Clock) -> Samples:
@@ -182,10 +183,11 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
             pictures.release()
     texts = [[list(of_prompt) for of_prompt in zip(*view)] for view in zip(*(captions[branch] for branch in branches))]
     there = np.asarray([[[text is not None for text in p] for p in view] for view in texts])
-    lost = {name: lost_of(run, iteration, name, scores, there) for name, scores in by_judge.items()}
+    logs = panel.take_log()
+    lost = {name: lost_of(run, iteration, name, scores, there, logs.get(name, {})) for name, scores in by_judge.items()}
     active = there & comparable([by_judge[name] for name in run.weights])
     cut = {name: one.take_cut() for name, one in panel.judges.items()}
-    return Views(texts, there), Scores(by_judge, active, lost, panel.take_seconds(), cut, int((there & ~active).sum()))
+    return Views(texts, there), Scores(by_judge, active, lost, panel.take_seconds(), cut, int((there & ~active).sum()), logs)
 
 
 def comparable(scores: list[np.ndarray]) -> np.ndarray:
@@ -193,16 +195,16 @@ def comparable(scores: list[np.ndarray]) -> np.ndarray:
     return np.any([(~np.isnan(s)).sum(-1) > 1 for s in scores], axis=0)
 
 
-def lost_of(run: Run, iteration: int, name: str, scores: np.ndarray, there: np.ndarray) -> float:
+def lost_of(run: Run, iteration: int, name: str, scores: np.ndarray, there: np.ndarray, log: dict[str, float]) -> float:
     """The share of scores [v, P, R, S] that a judge could not give, of the captions that are there [V, P, R]. Outage when the
-    config does not bear that many."""
+    config does not bear that many. log: what the judge counted, reasons among it."""
     asked = np.broadcast_to(there[: len(scores), ..., None], scores.shape)
     missing = np.isnan(scores) & asked
     share = missing.sum() / max(asked.sum(), 1)
     policy = run.policies[name]
     if missing.any() and (policy.on_failure == "stop" or share > policy.max_invalid):
         bound = "on_failure='stop'" if policy.on_failure == "stop" else f"max_invalid={policy.max_invalid:g}"
-        why = getattr(run.panel.judges[name], "why", str)()
+        why = ", ".join(f"{n:.0f} {key.partition('/')[2]}" for key, n in log.items() if key.startswith("missing/"))
         raise Outage(
             f"iteration {iteration}: the judge {name!r} gave no valid score for {missing.sum()} of {asked.sum()} pairs of "
             f"picture and caption{f' ({why})' if why else ''}. config.judges.{name}.{bound} ends the run here"
@@ -250,6 +252,7 @@ def summarise(run: Run, iteration: int, scores: Scores, log: dict[str, jax.Array
         log[f"reward_captions_cut/{name}"] = float(scores.cut[name])
         log[f"judge/{name}_s"] = scores.seconds[name]
         log[f"judge/{name}_pictures_per_s"] = values[0].size / max(scores.seconds[name], 1e-9)
+        log |= {f"judge/{name}/{key}": value for key, value in scores.logs.get(name, {}).items()}
     for name in run.weights:
         values = scores.by_judge[name]
         log[f"reward_views/{name}"] = mean(values[active])

@@ -9,16 +9,17 @@ import json
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import openai
 
 from mvgrpo_jax.services.endpoints import Endpoint, NoEndpoint, Pool, TooLarge
 from mvgrpo_jax.services.keys import Secret
-from mvgrpo_jax.services.settings import Settings
+from mvgrpo_jax.services.settings import Access, Settings
 
 LONGEST_PAUSE = 30.0  # between attempts, without a Retry-After
+HOPELESS = (413, 414, 415, 431)  # the request is too large, or of a kind that the server does not read
 
 
 class Failure(Exception):
@@ -34,6 +35,14 @@ class Rejected(Exception):
     """Raised by `accept`: the answer is of no use, ask again."""
 
 
+class Malformed(Exception):
+    """Raised by `send`: what came is no answer of this protocol."""
+
+
+# (client, seed) -> the answer, with which httpx2's and openai's errors are let through
+Send = Callable[[openai.AsyncOpenAI, int], Awaitable[Any]]
+
+
 class _Again(Exception):
     """An attempt failed in a way that may pass."""
 
@@ -47,12 +56,12 @@ class _Refused(Exception):
 
 
 class Service:
-    """A model behind one or more endpoints. To be used from one asyncio loop.
+    """A model, or anything else that answers, behind one or more endpoints. To be used from one asyncio loop.
 
     counts: requests, attempts, retries, hedges, and answers and failures by reason, since the last `take_counts`.
     """
 
-    def __init__(self, settings: Settings, secret: Secret | None = None):
+    def __init__(self, settings: Access, secret: Secret | None = None):
         self.settings, self.secret = settings, secret
         self.pool: Pool | None = None  # made in the loop that uses it
         self.counts: collections.Counter[str] = collections.Counter()
@@ -66,14 +75,47 @@ class Service:
         seed: int = 0,
         deadline: float | None = None,
         answers: int | None = None,
+        home: bytes = b"",
     ) -> Any:
-        """What `accept(text, finish_reason)` makes of the answer.
+        """What `accept(text, finish_reason)` makes of a chat completion. The rest as `request`; the settings are Settings."""
+
+        async def send(client: openai.AsyncOpenAI, seed: int) -> tuple[str, str]:
+            return content(await self.complete(client, messages, seed))
+
+        return await self.request(
+            send, lambda answer: accept(*answer), seed=seed, deadline=deadline, answers=answers, home=home
+        )
+
+    async def complete(self, client: openai.AsyncOpenAI, messages: list[dict[str, Any]], seed: int, **fields: Any) -> Any:
+        """A chat completion by the settings, with further fields of the request; for `send`."""
+        s: Settings = self.settings
+        return await client.chat.completions.create(
+            model=s.model,
+            messages=messages,
+            max_tokens=s.max_tokens,
+            temperature=s.temperature,
+            seed=seed,
+            extra_body=s.fields() or None,
+            **fields,
+        )
+
+    async def request(
+        self,
+        send: Send,
+        accept: Callable[[Any], Any],
+        *,
+        seed: int = 0,
+        deadline: float | None = None,
+        answers: int | None = None,
+        home: bytes = b"",
+    ) -> Any:
+        """What `accept` makes of what `send` got.
 
         Faults and rejected answers have a budget each. After a fault the same is asked again, with the same seed, after a
         pause, up to the settings' `retries` times. An answer that `accept` rejects is asked for again at once with the next
         seed; `answers` (None: retries + 1) rejected ones end the request with the reason 'rejected'. The settings' request_s
-        counts from when one of the places in flight is free; deadline, of time.monotonic(), holds for the wait too. Raises
-        Failure.
+        counts from when one of the places in flight is free; deadline, of time.monotonic(), holds for the wait too. home:
+        requests with the same bytes go to the same endpoint while it is well, hedges apart. Raises Failure.
         """
         if self.pool is None:
             self.pool = Pool(self.settings, self.secret)
@@ -87,7 +129,7 @@ class Service:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - queued)), self.places:
                 began = time.monotonic()  # what waits for a place waits for the batch's deadline alone
                 async with asyncio.timeout(limit):
-                    answer = await self._attempts(messages, accept, seed, answers, last)
+                    answer = await self._attempts(send, accept, seed, answers, last, home)
         except TimeoutError:
             detail = f"; before that: {last[-1]}" if last else ""
             raise self._failed("deadline", f"no answer within {time.monotonic() - queued:.1f} s{detail}") from None
@@ -106,13 +148,14 @@ class Service:
         self.counts[f"failed:{reason}"] += 1
         return Failure(reason, message, rejected)
 
-    async def _attempts(self, messages, accept, seed: int, answers: int, last: list[_Again]) -> Any:
+    async def _attempts(self, send: Send, accept, seed: int, answers: int, last: list[_Again], home: bytes) -> Any:
         faults = rejected = 0
+        failed: list[Endpoint] = []  # what has a home goes elsewhere after a fault there
         while True:
             if last:
                 self.counts["retries"] += 1
             try:
-                return accept(*await self._hedged(messages, (seed + rejected) % 2**31))
+                return accept(await self._hedged(send, (seed + rejected) % 2**31, home, failed))
             except Rejected as error:
                 self.counts[f"rejected:{error}"] += 1
                 last.append(_Again("rejected", f"the answer was rejected ({error})"))
@@ -135,10 +178,10 @@ class Service:
         full = min(self.settings.backoff_s * 2 ** (faults - 1), LONGEST_PAUSE)
         return max(full * random.uniform(0.5, 1.0), error.pause)
 
-    async def _hedged(self, messages, seed: int) -> tuple[str, str]:
+    async def _hedged(self, send: Send, seed: int, home: bytes, failed: list[Endpoint]) -> Any:
         """One attempt, doubled when it takes far longer than most and a place is free: the first answer wins."""
         used: list[Endpoint] = []
-        first = asyncio.create_task(self._attempt(messages, seed, used))
+        first = asyncio.create_task(self._attempt(send, seed, used, failed if home else (), home))
         tasks = {first}
         try:
             usual = self.pool.percentile(0.95) if self.settings.hedge else None
@@ -146,7 +189,7 @@ class Service:
             while delay is not None and not (await asyncio.wait(tasks, timeout=delay))[0]:
                 if used and self.pool.idle(used[0]):  # while others wait for a place, a second attempt would only add to it
                     self.counts["hedges"] += 1
-                    tasks.add(asyncio.create_task(self._attempt(messages, seed, [], avoid=used[0])))
+                    tasks.add(asyncio.create_task(self._attempt(send, seed, [], (used[0],))))
                     break
                 delay = 0.1
             pending, error = set(tasks), None
@@ -158,29 +201,24 @@ class Service:
                             self.counts["hedges_won"] += 1
                         return task.result()
                     error = task.exception()
+            failed += used
             raise error
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _attempt(self, messages, seed: int, used: list[Endpoint], avoid: Endpoint | None = None) -> tuple[str, str]:
+    async def _attempt(
+        self, send: Send, seed: int, used: list[Endpoint], avoid: Collection[Endpoint] = (), home: bytes = b""
+    ) -> Any:
         s = self.settings
-        async with self.pool.slot(avoid) as endpoint:
+        async with self.pool.slot(avoid, home) as endpoint:
             used.append(endpoint)
             self.counts["attempts"] += 1
             began = time.monotonic()
             try:
                 async with asyncio.timeout(s.attempt_s):
-                    answer = await endpoint.client.chat.completions.create(
-                        model=s.model,
-                        messages=messages,
-                        max_tokens=s.max_tokens,
-                        temperature=s.temperature,
-                        seed=seed,
-                        extra_body=s.fields() or None,
-                    )
-                text, finish = _content(answer)
+                    answer = await send(endpoint.client, seed)
             except (TimeoutError, openai.APITimeoutError):
                 self.pool.struck(endpoint)
                 raise _Again("timeout", f"{endpoint.url}: no answer within {s.attempt_s:g} s") from None
@@ -201,16 +239,18 @@ class Service:
                 reason = "too large" if _cause(error, TooLarge) else "connection"
                 raise _Again(reason, f"{endpoint.url}: {_brief(_cause(error, Exception) or error)}") from None
             except openai.APIStatusError as error:
+                if error.status_code in HOPELESS:
+                    raise Failure("bad request", f"{endpoint.url}: {_brief(error)}") from None
                 self.pool.struck(endpoint)
                 raise _Again("server error", f"{endpoint.url}: status {error.status_code}", _retry_after(error)) from None
-            except _Malformed as error:
+            except Malformed as error:
                 self.pool.struck(endpoint)
                 raise _Again("malformed", f"{endpoint.url}: {error}") from None
             except (openai.OpenAIError, json.JSONDecodeError, ValueError, TypeError, AttributeError) as error:
                 self.pool.struck(endpoint)
                 raise _Again("malformed", f"{endpoint.url}: not an answer of this protocol ({_brief(error)})") from None
             self.pool.succeeded(endpoint, time.monotonic() - began)
-            return text, finish
+            return answer
 
     def take_counts(self) -> tuple[collections.Counter[str], list[float]]:
         """The counts and the seconds of answered requests since the last call."""
@@ -232,11 +272,7 @@ class Service:
             await self.pool.close()
 
 
-class _Malformed(Exception):
-    pass
-
-
-def _content(answer: Any) -> tuple[str, str]:
+def content(answer: Any) -> tuple[str, str]:
     """Text and finish reason of a chat completion, which a faulty server may have sent in any shape.
 
     Of an answer that holds thoughts alone, which servers put beside an empty content, the text is '<think>' and the thoughts:
@@ -244,13 +280,13 @@ def _content(answer: Any) -> tuple[str, str]:
     """
     choices = getattr(answer, "choices", None)
     if not choices:
-        raise _Malformed("an answer without choices")
+        raise Malformed("an answer without choices")
     message = getattr(choices[0], "message", None)
     text = getattr(message, "content", None)
     if isinstance(text, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in text):
         text = "".join(part["text"] for part in text)  # some servers send the parts that requests are made of
     if text is not None and not isinstance(text, str):
-        raise _Malformed("an answer whose content is no text")
+        raise Malformed("an answer whose content is no text")
     if not (text or "").strip():
         thoughts = (getattr(message, name, None) for name in ("reasoning_content", "reasoning"))
         text = next((f"<think>{t}" for t in thoughts if isinstance(t, str) and t.strip()), "")

@@ -1,20 +1,21 @@
-"""Which server a request goes to: the least loaded healthy one, with a circuit breaker for each."""
+"""Which server a request goes to: the least loaded healthy one, or its home among them. Each has a circuit breaker."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import httpx2
 import openai
 
 from mvgrpo_jax.services.keys import Secret
-from mvgrpo_jax.services.settings import Settings
+from mvgrpo_jax.services.settings import Access
 
 
 class TooLarge(httpx2.TransportError):
@@ -59,7 +60,7 @@ class BoundedTransport(httpx2.AsyncHTTPTransport):
         return response
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Endpoint:
     """A server and what is known of its health. Times are of time.monotonic()."""
 
@@ -78,11 +79,15 @@ class Endpoint:
         latency = sum(self.latencies) / len(self.latencies) if self.latencies else 0.1
         return (self.in_flight + 1) * latency * (1 + self.failures)
 
+    def affinity(self, home: bytes) -> bytes:
+        """Rendezvous hashing: the highest of all endpoints is home, the second the next when that one is broken."""
+        return hashlib.blake2b(home + self.url.encode(), digest_size=8).digest()
+
 
 class Pool:
     """The endpoints of a service. `slot` waits for a free place and says which server to ask."""
 
-    def __init__(self, settings: Settings, secret: Secret | None):
+    def __init__(self, settings: Access, secret: Secret | None):
         self.settings = settings
         self.changed = asyncio.Condition()
         self.endpoints = [Endpoint(url, self._client(url, secret)) for url in settings.endpoints]
@@ -99,26 +104,29 @@ class Pool:
     def usable(self) -> list[Endpoint]:
         return [e for e in self.endpoints if not e.refused]
 
-    def _free(self, avoid: Endpoint | None) -> Endpoint | None:
+    def _free(self, avoid: Collection[Endpoint], home: bytes) -> Endpoint | None:
+        """Of those that are not left alone, with what has a home the one that is it: it waits there for a place, since what it
+        shares with others is remembered there. The others go to the least loaded one with a free place."""
         now = time.monotonic()
-        open_ones = [
-            e
-            for e in self.usable()
-            # After the breaker's pause one request at a time tries the endpoint, until one succeeds.
-            if e.closed_until <= now and e.in_flight < (1 if e.failures >= self.settings.breaker else self.settings.concurrency)
-        ]
-        others = [e for e in open_ones if e is not avoid]
-        return min(others or open_ones, key=Endpoint.load, default=None)
+        # After the breaker's pause one request at a time tries the endpoint, until one succeeds.
+        trying = lambda e: e.failures >= self.settings.breaker
+        live = [e for e in self.usable() if e.closed_until <= now and not (trying(e) and e.in_flight)]
+        live = [e for e in live if e not in avoid] or live
+        if home:
+            first = max(live, key=lambda e: e.affinity(home), default=None)
+            return first if first is not None and first.in_flight < self.settings.concurrency else None
+        return min((e for e in live if e.in_flight < self.settings.concurrency), key=Endpoint.load, default=None)
 
     def idle(self, avoid: Endpoint) -> bool:
         """Whether a request could start now without waiting, for a hedge."""
-        return self._free(avoid) is not None
+        return self._free((avoid,), b"") is not None
 
     @contextlib.asynccontextmanager
-    async def slot(self, avoid: Endpoint | None = None) -> AsyncIterator[Endpoint]:
-        """A place at the least loaded endpoint, if possible not at `avoid`. NoEndpoint when every endpoint has refused."""
+    async def slot(self, avoid: Collection[Endpoint] = (), home: bytes = b"") -> AsyncIterator[Endpoint]:
+        """A place at the least loaded endpoint, or at the one that is home to what has these bytes; if possible at none of
+        `avoid`. NoEndpoint when every endpoint has refused."""
         async with self.changed:
-            while (endpoint := self._free(avoid)) is None:
+            while (endpoint := self._free(avoid, home)) is None:
                 if not self.usable():
                     raise NoEndpoint("; ".join(sorted({e.refused for e in self.endpoints})))
                 pause = min((e.closed_until for e in self.usable()), default=0.0) - time.monotonic()

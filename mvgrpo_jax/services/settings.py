@@ -7,18 +7,17 @@ import ipaddress
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from mvgrpo_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Times in seconds. A request is made of attempts; a batch is every request that is waited for together."""
+class Access:
+    """Of any service. Times in seconds. A request is made of attempts; a batch is every request that is waited for together."""
 
     endpoints: tuple[str, ...] = ("http://localhost:8000/v1",)
-    model: str = ""
     key_env: str = ""  # name of the environment variable that holds the API key
     key_file: str = ""  # or a file with owner-only rights
     verify: bool = True  # TLS certificates
@@ -32,15 +31,11 @@ class Settings:
     hedge: float = 2.0  # a second attempt after so many times the 95th percentile of latency; 0: never
     breaker: int = 5  # failures in a row that take an endpoint out
     cooldown_s: float = 10.0  # for so long; then one request tries it
-    max_tokens: int = 200
-    temperature: float = 0.8
     response_kb: int = 512  # answers over this are refused
-    extra: str = ""  # JSON object of further fields of the request, such as chat_template_kwargs
 
     def __post_init__(self):
-        for name in ("concurrency", "max_tokens", "response_kb", "breaker"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} of a service must be at least 1, got {getattr(self, name)}")
+        for name in ("concurrency", "response_kb", "breaker"):
+            self.at_least_one(name)
         if not 0 < self.attempt_s <= self.request_s <= self.batch_s:
             raise UserError(
                 "of a service, 0 < attempt_s <= request_s <= batch_s must hold, got "
@@ -50,23 +45,44 @@ class Settings:
             raise UserError("retries, backoff_s and hedge of a service must not be negative")
         if not self.endpoints:
             raise UserError("a service needs at least one endpoint, such as http://localhost:8000/v1")
-        if not self.model:
-            raise UserError("a service needs a model: the name under which the server serves it")
         for url in self.endpoints:
             check_url(url)
         if self.ca_file and not Path(self.ca_file).is_file():
             raise UserError(f"ca_file {self.ca_file}: no such file")
-        self.fields()
+
+    def at_least_one(self, name: str) -> None:
+        if getattr(self, name) < 1:
+            raise UserError(f"{name} of a service must be at least 1, got {getattr(self, name)}")
 
     @classmethod
-    def of(cls, values: dict[str, Any], processes: int = 1) -> Settings:
-        """From a config's section, which may hold other keys too. processes: share its concurrency, each with at least 1."""
+    def of(cls, values: dict[str, Any], processes: int = 1) -> Self:
+        """From a config's section, which may hold other keys too. processes: share its concurrency."""
         known = {f.name for f in dataclasses.fields(cls)}
         chosen = {k: v for k, v in values.items() if k in known}
         if isinstance(chosen.get("endpoints"), str):
             chosen["endpoints"] = tuple(chosen["endpoints"].split(","))
-        places = chosen.get("concurrency", cls.concurrency)
-        return cls(**chosen | {"concurrency": max(places // processes, min(places, 1))})
+        return cls(**chosen).shared(processes)
+
+    def shared(self, processes: int) -> Self:
+        """One process's part of the places at each endpoint, at least 1."""
+        return self if processes == 1 else dataclasses.replace(self, concurrency=max(self.concurrency // processes, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(Access):
+    """Of a service that speaks the OpenAI protocol."""
+
+    model: str = ""
+    max_tokens: int = 200
+    temperature: float = 0.8
+    extra: str = ""  # JSON object of further fields of the request, such as chat_template_kwargs
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.at_least_one("max_tokens")
+        if not self.model:
+            raise UserError("a service needs a model: the name under which the server serves it")
+        self.fields()
 
     def fields(self) -> dict[str, Any]:
         """The further fields of the request."""

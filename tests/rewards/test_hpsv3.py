@@ -67,12 +67,12 @@ def test_neither_padding_nor_groups_matter(hpsv3, monkeypatch):
     judge, rng = judge_of(hpsv3(), chunk=3), np.random.default_rng(3)
     images = rng.uniform(size=(1, 3, 32, 28, 3)).astype(np.float32)
     texts = [["a cat"], [""], ["a red table " * 20]]
-    alone = np.concatenate([judged(judge, images, [text]).scores for text in texts[1:]])
+    alone = np.concatenate([judged(judge, images, [text]) for text in texts[1:]])
     length = judge.tokens(texts[2])["ids"].shape[1]
     assert length > judge.tokens(texts[1])["ids"].shape[1]
     for together, other in ((3, judge), (2, judge), (1, judge_of(hpsv3(), chunk=1))):
         monkeypatch.setattr(kind, "TOGETHER", together * length)
-        np.testing.assert_allclose(judged(other, images, texts).scores[1:], alone, atol=1e-5)
+        np.testing.assert_allclose(judged(other, images, texts)[1:], alone, atol=1e-5)
 
 
 def test_captions_share_few_lengths(hpsv3):
