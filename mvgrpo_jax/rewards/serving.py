@@ -168,7 +168,8 @@ class Server:
             raise UserError(f"picture {number} is no picture that can be read ({error}); expected PNG, JPEG or WebP") from None
 
     async def judged(self, name: str, pictures: list[np.ndarray], captions: wire.Captions) -> np.ndarray:
-        """float32 [N, V], not-a-number where there is no score. Pictures of one size are judged together, also with those of other requests."""
+        """float32 [N, V], not-a-number where there is no score. Pictures of one size are judged together, also with those of
+        other requests."""
         views = len(captions[0])
         if views > self.limits.captions:
             raise HTTPException(413, f"{views} captions of a picture; at most {self.limits.captions} are read")
@@ -227,8 +228,8 @@ class Server:
                 work.done.set_result(result[rows])
 
     def ask(self, name: str, images: np.ndarray, captions: wire.Captions) -> np.ndarray:
-        """float32 [N, V], not-a-number where there is no score. For a judge on the device the numbers of pictures and captions are filled up to powers of two, so that few
-        programs are compiled."""
+        """float32 [N, V], not-a-number where there is no score. For a judge on the device the numbers of pictures and captions
+        are filled up to powers of two, so that few programs are compiled."""
         count, views = len(images), len(captions[0])
         n, v = (_power(count), _power(views)) if name in self.panel.params else (count, views)
         images = images[np.minimum(np.arange(n), count - 1)]
