@@ -13,7 +13,7 @@ import inspect
 import pkgutil
 from types import ModuleType
 
-from mvgrpo_jax.configuration.rules import Int, Rule, of_default
+from mvgrpo_jax.configuration.rules import Int, Rule, Text, of_default
 from mvgrpo_jax.errors import UserError, did_you_mean
 
 REQUIRED = inspect.Parameter.empty  # the default of a setting that has none
@@ -45,7 +45,9 @@ def rules(kind: str) -> dict[str, Rule]:
     """What each setting of a kind may be."""
     out = {}
     for name, default in defaults(kind).items():
-        if type(default) is int:  # chunks and other counts
+        if default is REQUIRED:
+            out[name] = Text(empty=False)
+        elif type(default) is int:  # chunks and other counts
             out[name] = Int(1, 10**6)
         elif type(default) in (bool, float, str, tuple):
             out[name] = of_default(default)
