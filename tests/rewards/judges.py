@@ -27,12 +27,12 @@ class Case(NamedTuple):
     peer: Callable
 
 
-# model_cfg of open_clip's models, unlike each other.
+# model_cfg of open_clip's models, unlike each other; the first's widths divide over the devices of a mesh.
 OPEN = {
     "exact": {
-        "embed_dim": 14,
+        "embed_dim": 12,
         "vision_cfg": {"image_size": 24, "layers": 2, "width": 20, "head_width": 10, "patch_size": 6},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 18, "heads": 3, "layers": 3},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 3},
     },
     "quick": {
         "embed_dim": 9,
@@ -43,7 +43,7 @@ OPEN = {
 }
 # CLIPConfig of transformers' models: sizes of the two towers, and of their shared space.
 HUGGING = {
-    "exact": (dict(text=(18, 40, 3, 3), vision=(20, 44, 2, 2), act="gelu", side=24, patch=6, eos=49407), 14),
+    "exact": (dict(text=(24, 40, 3, 3), vision=(20, 44, 2, 2), act="gelu", side=24, patch=6, eos=49407), 12),
     "quick": (dict(text=(16, 30, 2, 2), vision=(12, 50, 3, 1), act="quick_gelu", side=30, patch=5, eos=2), 9),
 }
 
@@ -154,7 +154,7 @@ def hugging_logits(folder: Path, model: CLIPModel, prepare: Callable) -> Callabl
 
 def clip_hugging(folder: Path, variant: str) -> Case:
     model, prepare = write_hugging(folder, variant, 3)
-    peer, factor = hugging_logits(folder, model, prepare), float(model.logit_scale.exp())
+    peer, factor = hugging_logits(folder, model, prepare), model.logit_scale.exp().item()
     return Case("clip", {"folder": str(folder), "chunk": 3}, lambda p, c: peer(p, c) / factor)
 
 
