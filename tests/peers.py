@@ -53,7 +53,7 @@ def randomise(model: torch.nn.Module, seed: int, std: float = 0.15) -> torch.nn.
     with torch.no_grad():
         for name, p in model.named_parameters():
             noise = torch.randn(p.shape, generator=generator)
-            is_scale = p.ndim == 1 and "norm" in name and name.endswith("weight")
+            is_scale = p.ndim == 1 and "norm" in name.lower() and name.endswith("weight")
             fan = p[0].numel() if p.ndim > 1 else 1
             p.copy_(1.0 + 0.2 * noise if is_scale else noise * (fan**-0.5 if p.ndim > 1 else std))
     return model.eval()

@@ -1,6 +1,6 @@
-"""Weights from and to diffusers folders, original single files and the layouts of LoRA.
+"""Weights from and to diffusers folders, original single files and the layouts of LoRA; weights of judges.
 
-python -m mvgrpo_jax.convert import|export|lora|verify ...
+python -m mvgrpo_jax.convert import|export|lora|judge|verify ...
 
   import --src DIR_OR_FILE --dst DIR      a diffusers folder, or a single file (flux1-dev.safetensors, ae.safetensors,
                                           clip_l.safetensors, t5xxl_fp16.safetensors, a checkpoint of all of them, or a
@@ -10,11 +10,15 @@ python -m mvgrpo_jax.convert import|export|lora|verify ...
                                           with --lora FILE --merge its weights added in: computed in float32,
                                           rounded once to --dtype; a warning says how much of the change that loses
   lora   --src FILE --dst FILE            a LoRA to --layout diffusers or kohya
+  judge  --kind KIND --src FILE --dst DIR weights of a judge as they are published (a file of torch.save, or a folder) to
+                                          safetensors that the judge reads from DIR; --base: the judge's setting
   verify --src DIR                        compares files with their checksums
 
 A LoRA is a file or a folder: diffusers' layout (alpha in the header is read), what PEFT's save_pretrained leaves
 (adapter_model.safetensors with adapter_config.json), kohya's, the original's names, or XLabs'. Layers of text
 encoders are left out with a warning.
+
+A file of torch.save is read without unpickling: nothing in it is run, and one that asks for more than tensors is refused.
 
 Conversions run file to file, one tensor in memory at a time. An interrupted one goes on with the same command. Files in --dst
 that this program did not write are never replaced or deleted.
@@ -33,6 +37,7 @@ from mvgrpo_jax.convert import folders
 from mvgrpo_jax.convert.owned import CHECKSUMS, verify
 from mvgrpo_jax.convert.writing import SHARD
 from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.rewards import converted
 
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
@@ -63,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
     adapters = command("lora")
     adapters.add_argument("--layout", choices=("diffusers", "kohya"), required=True)
     adapters.add_argument("--pipeline", type=Path, required=True, help="pipeline folder that the LoRA belongs to")
+    judge = command("judge")
+    judge.add_argument("--kind", required=True, help=f"of judge: {', '.join(converted.with_weights())}")
+    judge.add_argument("--base", default="", help="folder that gives what the weights lack, as the judge's setting `base`")
+    judge.add_argument("--shard-size", type=int, default=SHARD, help="bytes of a shard at most")
     command("verify", dst=False)
     return top
 
@@ -82,6 +91,10 @@ def main(argv: list[str] | None = None) -> None:
     dtype = DTYPES.get(options.dtype)
     if options.command == "lora":
         folders.convert_lora(options.src, options.dst, options.layout, options.pipeline, dtype=dtype or np.float32)
+        print(f"written to {options.dst}")
+        return
+    if options.command == "judge":
+        converted.convert(options.kind, options.src, options.dst, options.base, dtype=dtype, limit=options.shard_size)
         print(f"written to {options.dst}")
         return
     if options.command == "import" and options.src.is_file():

@@ -53,7 +53,8 @@ _VAE = {
 }
 
 
-def _blocks(names: list[str], stem: str) -> int:
+def count_blocks(names: list[str], stem: str) -> int:
+    """Blocks stem.0, stem.1, ... among the names."""
     numbers = {int(m[1]) for n in names if (m := re.match(rf"{re.escape(stem)}\.(\d+)\.", n))}
     return max(numbers) + 1 if numbers else 0
 
@@ -65,8 +66,8 @@ def flux_config(source: Source, layout: str) -> FluxConfig:
     return FluxConfig(
         in_channels=shape(keys["input"])[1],
         out_channels=shape(keys["output"])[0],
-        num_layers=_blocks(names, keys["double"]),
-        num_single_layers=_blocks(names, keys["single"]),
+        num_layers=count_blocks(names, keys["double"]),
+        num_single_layers=count_blocks(names, keys["single"]),
         attention_head_dim=head,
         num_attention_heads=width // head,
         joint_attention_dim=shape(keys["text"])[1],
@@ -84,8 +85,8 @@ def vae_config(source: Source, layout: str) -> VaeConfig:
         in_channels=shape("encoder.conv_in.weight")[1],
         out_channels=shape("decoder.conv_out.weight")[0],
         latent_channels=shape("encoder.conv_out.weight")[0] // 2,
-        block_out_channels=tuple(shape(conv.format(i))[0] for i in range(_blocks(names, level.partition(".{}")[0]))),
-        layers_per_block=_blocks(names, level.format(0)),
+        block_out_channels=tuple(shape(conv.format(i))[0] for i in range(count_blocks(names, level.partition(".{}")[0]))),
+        layers_per_block=count_blocks(names, level.format(0)),
         mid_block_add_attention=keys["mid"] in names,
     )
 
@@ -100,7 +101,7 @@ def clip_config(source: Source, prefix: str) -> TowerConfig:
         "vocab_size": shape("embeddings.token_embedding.weight")[0],
         "hidden_size": shape("embeddings.token_embedding.weight")[1],
         "intermediate_size": shape("encoder.layers.0.mlp.fc1.weight")[0],
-        "num_hidden_layers": _blocks(source.names(), f"{prefix}encoder.layers"),
+        "num_hidden_layers": count_blocks(source.names(), f"{prefix}encoder.layers"),
     }
     if other := {n: v for n, v in found.items() if v != getattr(TowerConfig(), n)}:
         told = ", ".join(f"{n} {v}" for n, v in other.items())
@@ -118,7 +119,7 @@ def t5_config(source: Source) -> T5Config:
         d_model=shape(table)[1],
         d_kv=shape(f"{block}.0.SelfAttention.q.weight")[0] // heads,
         d_ff=shape(f"{block}.1.DenseReluDense.wi_0.weight")[0],
-        num_layers=_blocks(names, "encoder.block"),
+        num_layers=count_blocks(names, "encoder.block"),
         num_heads=heads,
         relative_attention_num_buckets=buckets,
     )

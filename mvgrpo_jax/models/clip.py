@@ -109,10 +109,10 @@ class TextTower(nnx.Module):
 
 
 class VisionEmbeddings(nnx.Module):
-    def __init__(self, config: TowerConfig, rngs: nnx.Rngs):
+    def __init__(self, config: TowerConfig, rngs: nnx.Rngs, *, bias: bool = False):
         width, patch = config.hidden_size, config.patch_size
         self.class_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (width,)))
-        self.patch_embedding = Conv(config.num_channels, width, patch, stride=patch, bias=False, rngs=rngs)
+        self.patch_embedding = Conv(config.num_channels, width, patch, stride=patch, bias=bias, rngs=rngs)
         self.position_embedding = Embed((config.image_size // patch) ** 2 + 1, width, rngs=rngs)
 
     def __call__(self, image):

@@ -27,12 +27,12 @@ class Case(NamedTuple):
     peer: Callable
 
 
-# model_cfg of open_clip's models, unlike each other.
+# model_cfg of open_clip's models, unlike each other; the first's widths divide over the devices of a mesh.
 OPEN = {
     "exact": {
-        "embed_dim": 14,
+        "embed_dim": 12,
         "vision_cfg": {"image_size": 24, "layers": 2, "width": 20, "head_width": 10, "patch_size": 6},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 18, "heads": 3, "layers": 3},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 3, "layers": 3},
     },
     "quick": {
         "embed_dim": 9,
@@ -43,7 +43,7 @@ OPEN = {
 }
 # CLIPConfig of transformers' models: sizes of the two towers, and of their shared space.
 HUGGING = {
-    "exact": (dict(text=(18, 40, 3, 3), vision=(20, 44, 2, 2), act="gelu", side=24, patch=6, eos=49407), 14),
+    "exact": (dict(text=(24, 40, 3, 3), vision=(20, 44, 2, 2), act="gelu", side=24, patch=6, eos=49407), 12),
     "quick": (dict(text=(16, 30, 2, 2), vision=(12, 50, 3, 1), act="quick_gelu", side=30, patch=5, eos=2), 9),
 }
 
@@ -154,7 +154,7 @@ def hugging_logits(folder: Path, model: CLIPModel, prepare: Callable) -> Callabl
 
 def clip_hugging(folder: Path, variant: str) -> Case:
     model, prepare = write_hugging(folder, variant, 3)
-    peer, factor = hugging_logits(folder, model, prepare), float(model.logit_scale.exp())
+    peer, factor = hugging_logits(folder, model, prepare), model.logit_scale.exp().item()
     return Case("clip", {"folder": str(folder), "chunk": 3}, lambda p, c: peer(p, c) / factor)
 
 
@@ -191,3 +191,96 @@ MAKERS = {
     "pickscore": pickscore,
     "aesthetic": aesthetic,
 }
+
+
+# Of BLIP's image tower, whose heads are of 64: width, blocks, picture and patches; of BERT: hidden, MLP, layers, heads.
+BLIP = {
+    "exact": ((64, 2, 32, 8), (24, 40, 2, 3)),
+    "quick": ((128, 1, 48, 16), (16, 52, 3, 2)),
+}
+
+
+def word_pieces() -> list[str]:
+    """A small vocabulary of WordPiece: BERT's first words, letters, and a few words and endings."""
+    special = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789,.&;<>\"'’“”"
+    return [
+        *special,
+        *letters,
+        *(f"##{c}" for c in letters),
+        "red",
+        "circle",
+        "on",
+        "white",
+        "back",
+        "##ground",
+        "word",
+        "##ted",
+    ]
+
+
+def blip_state(vision, text, head) -> dict[str, torch.Tensor]:
+    """ImageReward's checkpoint of transformers' modules: BLIP's own names (timm's for the tower) and what is there beside."""
+    names = {
+        "embeddings.class_embedding": "cls_token",
+        "embeddings.position_embedding": "pos_embed",
+        "embeddings.patch_embedding": "patch_embed.proj",
+        "encoder.layers": "blocks",
+        "post_layernorm": "norm",
+        "layer_norm1": "norm1",
+        "layer_norm2": "norm2",
+        "self_attn.qkv": "attn.qkv",
+        "self_attn.projection": "attn.proj",
+    }
+    state = {}
+    for name, value in vision.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        state[f"blip.visual_encoder.{name}"] = value
+    state |= {f"blip.text_encoder.{name}": value for name, value in text.state_dict().items()}
+    state |= {"blip.text_encoder.embeddings.position_ids": torch.arange(40)[None], "blip.vision_proj.weight": torch.ones(2, 2)}
+    return state | {f"mlp.layers.{name}": value for name, value in head.state_dict().items()}
+
+
+def imagereward(folder: Path, variant: str) -> Case:
+    from transformers import BertTokenizer, BlipVisionConfig, BlipVisionModel
+    from transformers.models.blip.modeling_blip_text import BlipTextConfig, BlipTextModel
+
+    (width, blocks, side, patch), sizes = BLIP[variant]
+    shape = dict(hidden_size=width, intermediate_size=3 * width, num_hidden_layers=blocks, num_attention_heads=width // 64)
+    config = BlipVisionConfig(**shape, image_size=side, patch_size=patch, layer_norm_eps=1e-6, hidden_act="gelu")
+    vision = peers.randomise(BlipVisionModel(config), 6)
+    med = dict(zip(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), sizes), vocab_size=210)
+    med |= {"layer_norm_eps": 1e-12, "hidden_act": "gelu", "max_position_embeddings": 40}
+    text_config = BlipTextConfig(**med, encoder_hidden_size=width, is_decoder=True)
+    text = peers.randomise(BlipTextModel(text_config, add_pooling_layer=False), 7)
+    widths, nn = (sizes[0], 12, 8, 6, 5, 1), torch.nn
+    lines = [nn.Linear(a, b) for a, b in zip(widths, widths[1:])]
+    drop = nn.Dropout(0.2)
+    head = peers.randomise(nn.Sequential(lines[0], drop, lines[1], drop, lines[2], drop, lines[3], lines[4]), 8)
+    torch.save(blip_state(vision, text, head), folder / "ImageReward.pt")
+    put_json(folder / "med_config.json", med | {"architectures": ["BertModel"], "type_vocab_size": 2})
+    (folder / "vocab.txt").write_text("\n".join(word_pieces()))
+    tokenizer, resize, crop = BertTokenizer.from_pretrained(folder), oc.Resize(side), oc.CenterCrop(side)
+    normalise = oc.Normalize(MEAN, STD)
+
+    def one(picture: Image.Image, caption: str) -> float:
+        tokens = tokenizer(caption, padding="max_length", truncation=True, max_length=35, return_tensors="pt")
+        image = vision(normalise(oc.to_tensor(crop(resize(picture))))[None]).last_hidden_state
+        hidden = text(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            encoder_hidden_states=image,
+            encoder_attention_mask=torch.ones(image.shape[:2], dtype=torch.long),
+            is_decoder=False,
+        ).last_hidden_state
+        return float((head(hidden[:, 0]) - 0.16717362830052426) / 1.0333394966054072)
+
+    def peer(pictures: list[Image.Image], captions: list[str]) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray([[one(picture, caption) for caption in captions] for picture in pictures], np.float32)
+
+    return Case("imagereward", {"weights": str(folder / "ImageReward.pt"), "base": str(folder)}, peer)
+
+
+MAKERS["imagereward"] = imagereward

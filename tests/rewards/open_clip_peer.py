@@ -118,6 +118,7 @@ def model(sizes: dict, seed: int) -> torch.nn.Module:
             noise = torch.randn(p.shape)
             norm = p.ndim == 1 and ".ln_" in f".{name}" and name.endswith("weight")
             if p.ndim:  # the logit scale stays
+                noise = 3 * noise if name == "visual.conv1.weight" else noise  # so that pictures differ
                 p.copy_(1 + 0.2 * noise if norm else noise * (p[0].numel() ** -0.5 if p.ndim > 1 else 0.15))
     return made.eval()
 
