@@ -5,7 +5,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.models import clip, flux, t5, vae
+from mvgrpo_jax.models import clip, flux, qwen2_vl, t5, vae
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import make_mesh
 
@@ -19,8 +19,9 @@ from mvgrpo_jax.parallel.mesh import make_mesh
         t5.t5(t5.T5Config()),
         clip.clip_text(clip.TowerConfig()),
         clip.clip(clip.ClipConfig(clip.TowerConfig(), clip.TowerConfig())),
+        qwen2_vl.reward_model(qwen2_vl.Qwen2VLConfig()),
     ],
-    ids=["flux-dev", "flux-schnell", "vae", "t5-xxl", "clip-l", "clip"],
+    ids=["flux-dev", "flux-schnell", "vae", "t5-xxl", "clip-l", "clip", "qwen2-vl-7b"],
 )
 def test_full_size_networks_fit_a_mesh_of_eight(net):
     mesh = make_mesh(2, 2, 2)
@@ -39,6 +40,21 @@ def test_flux_blocks_are_split_and_layers_are_not():
         leaf.size for leaf, s in zip(jax.tree.leaves(net.shapes), jax.tree.leaves(placed)) if s.spec == P() or not any(s.spec)
     ]
     assert sum(large) < 0.001 * sum(leaf.size for leaf in jax.tree.leaves(net.shapes))
+
+
+def test_a_decoders_projections_are_split_both_ways():
+    net = qwen2_vl.reward_model(qwen2_vl.Qwen2VLConfig())
+    placed = rules.parameter_shardings(net.shapes, make_mesh(1, 4, 2), tuple(net.stacks))
+    layer, block = placed["model"]["layers"], placed["visual"]["blocks"]
+    for name in ("q_proj", "k_proj", "v_proj"):
+        assert layer["self_attn"][name]["kernel"].spec == P(None, "fsdp", "tensor")
+        assert layer["self_attn"][name]["bias"].spec == P(None, "tensor")
+    for name in ("gate_proj", "up_proj"):
+        assert layer["mlp"][name]["kernel"].spec == P(None, "fsdp", "tensor")
+    assert layer["self_attn"]["o_proj"]["kernel"].spec == layer["mlp"]["down_proj"]["kernel"].spec == P(None, "tensor", "fsdp")
+    assert block["mlp"]["fc1"]["kernel"].spec == P(None, "fsdp", "tensor")
+    assert placed["model"]["embed_tokens"]["embedding"].spec == P(None, "fsdp")
+    assert not any(placed["rm_head"]["5"]["kernel"].spec)
 
 
 def test_mistakes_are_named():
