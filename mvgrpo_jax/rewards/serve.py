@@ -1,4 +1,4 @@
-"""Serves judges to trainers on other machines, which ask them as judges of the kind http.
+"""Serves judges to trainers on other machines, which ask them as judges of the kind remote.
 
 python -m mvgrpo_jax.rewards.serve --judge clip=FOLDER --port 8090
 

@@ -37,7 +37,7 @@ async def good_scores(writer, request):
 GOOD = {
     "unifiedreward": (says(V2.format(3)), 3.5),
     "vlm": (raw(logprobs(Yes=-1.0, No=-1.0)), 0.5),
-    "http": (good_scores, 0.5),
+    "remote": (good_scores, 0.5),
 }
 # Of every kind: fault -> the reason
 FAULTS = {
@@ -76,7 +76,7 @@ ANSWERS = {
         "neither word": (raw(logprobs(The=-0.1, Yesterday=-2.0)), "neither_yes_nor_no"),
         "NaN": (raw(logprobs(Yes=float("nan"))), "malformed"),
     },
-    "http": {
+    "remote": {
         "empty body": (raw(b""), "malformed"),
         "wrong fields": (raw(b'{"rewards": [[1]]}'), "no_scores"),
         "JSON of another kind": (raw(b'["a", 3]'), "no_scores"),
@@ -160,7 +160,7 @@ def test_another_endpoint_gives_all_scores(kind):
 def test_some_scores_come_and_others_do_not(kind):
     good, want = GOOD[kind]
     with FaultServer(status("400 Bad Request"), then=good) as server, pytest.warns(UserWarning, match="bad request"):
-        scores, valid, log, _ = asked(kind, server.url, concurrency=1, **({"batch": 1} if kind == "http" else {}))
+        scores, valid, log, _ = asked(kind, server.url, concurrency=1, **({"batch": 1} if kind == "remote" else {}))
     assert 1 <= valid.sum() <= 2 and log["missing"] == log["missing/bad_request"] == 3 - valid.sum()
     np.testing.assert_allclose(scores, want * valid)
 

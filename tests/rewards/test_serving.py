@@ -61,7 +61,7 @@ def direct(kind, images, captions, options=None):
 
 
 def remote(urls, **options):
-    return rewards.make("http", QUICK | {"endpoints": (urls,) if isinstance(urls, str) else tuple(urls)} | options)
+    return rewards.make("remote", QUICK | {"endpoints": (urls,) if isinstance(urls, str) else tuple(urls)} | options)
 
 
 def post(url, body, **headers):
