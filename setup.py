@@ -33,8 +33,8 @@ TENSORBOARD = [
 ]
 # A server of judges (python -m mvgrpo_jax.rewards.serve); the last reads pictures that come as files of a form.
 SERVE = ["starlette>=1.0", "uvicorn>=0.40", "python-multipart>=0.0.20"]
-# The judge that reads text in pictures (rewards/examples/ocr.py). Newer wheels of this name have no models in them.
-OCR = ["rapidocr-onnxruntime==1.4.4"]
+# The judge that reads words in pictures (rewards/examples/ocr.py). It has no wheel that says it fits Python 3.13.
+OCR = ['rapidocr-onnxruntime==1.4.4; python_version < "3.13"']
 # Compilers for TPU and CUDA, on Linux, without the libraries that running there needs. A plugin fits one jaxlib.
 PLAN = [
     'jax==0.10.2; sys_platform == "linux"',
@@ -61,7 +61,12 @@ TEST = [
     "gguf==0.19.0",
     "starlette==1.10.0",
     "python-multipart==0.0.34",
-    *OCR,
+    # What rapidocr-onnxruntime needs, with an OpenCV that needs no screen; the Makefile adds it without its own list.
+    'onnxruntime==1.32.0; python_version < "3.14"',
+    "opencv-python-headless==5.0.0.93",
+    "pyclipper==1.4.0",
+    "shapely==2.2.0",
+    "six==1.17.0",
     *PLAN,
     *TENSORBOARD,
 ]

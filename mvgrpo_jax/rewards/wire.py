@@ -1,4 +1,4 @@
-"""The protocol of judges behind a server of one's own (kinds/http.py asks, rewards/serve.py answers).
+"""The protocol of judges behind a server of one's own (kinds/http_.py asks, rewards/serve.py answers).
 
     POST /score     {"judge": "clip", "images": [base64 of a PNG, JPEG, ...], "captions": [["a cat", null], ...]}
     200             {"judge": "clip", "scores": [[0.31, null], ...]}

@@ -175,8 +175,10 @@ class Service:
     def _pause(self, faults: int, error: _Again) -> float:
         if len(self.pool.usable()) > 1 and not error.pause:
             faults = 1  # another endpoint is there to be asked
-        full = min(self.settings.backoff_s * 2 ** (faults - 1), LONGEST_PAUSE)
-        return max(full * random.uniform(0.5, 1.0), error.pause)
+        full = min(self.settings.backoff_s * 2 ** (faults - 1), LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+        if error.reason == "busy" and self.pool.live():
+            return full  # the endpoint is left alone as long as it asked to be, and another one is not
+        return max(full, error.pause)
 
     async def _hedged(self, send: Send, seed: int, home: bytes, failed: list[Endpoint]) -> Any:
         """One attempt, doubled when it takes far longer than most and a place is free: the first answer wins."""

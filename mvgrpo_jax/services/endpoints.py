@@ -104,13 +104,17 @@ class Pool:
     def usable(self) -> list[Endpoint]:
         return [e for e in self.endpoints if not e.refused]
 
+    def live(self) -> list[Endpoint]:
+        """Those that are not left alone."""
+        now = time.monotonic()
+        return [e for e in self.usable() if e.closed_until <= now]
+
     def _free(self, avoid: Collection[Endpoint], home: bytes) -> Endpoint | None:
         """Of those that are not left alone, with what has a home the one that is it: it waits there for a place, since what it
         shares with others is remembered there. The others go to the least loaded one with a free place."""
-        now = time.monotonic()
         # After the breaker's pause one request at a time tries the endpoint, until one succeeds.
         trying = lambda e: e.failures >= self.settings.breaker
-        live = [e for e in self.usable() if e.closed_until <= now and not (trying(e) and e.in_flight)]
+        live = [e for e in self.live() if not (trying(e) and e.in_flight)]
         live = [e for e in live if e not in avoid] or live
         if home:
             first = max(live, key=lambda e: e.affinity(home), default=None)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from configs import mvgrpo_flux_vlm
+from mvgrpo_jax.rewards import kinds, serve, texts
 
 SIDECARS = Path(__file__).parents[2] / "launch" / "sidecars"
 spec = importlib.util.spec_from_file_location("sizing", SIDECARS / "sizing.py")
@@ -30,10 +31,35 @@ def test_servers_fit_the_configs():
     assert int(captioner["max-num-seqs"]) >= config.views.service.concurrency
     longest = sizing.picture_tokens(config.views.image.size) + 100 + config.views.service.max_tokens
     assert longest <= int(captioner["max-model-len"])
-    assert {"captioner", "rewriter", "reward"} == set(services)
-    for service in services.values():
+    assert {"captioner", "rewriter", "reward", "judges"} == set(services)
+    for name, service in services.items():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])  # nothing listens to the world
-        assert service["environment"]["VLLM_API_KEY"] == "${VLLM_API_KEY:-}"
+        assert name == "judges" or service["environment"]["VLLM_API_KEY"] == "${VLLM_API_KEY:-}"
+
+
+def test_the_reward_server_fits_its_judge():
+    reward = flags(yaml.safe_load((SIDECARS / "compose.yaml").read_text())["services"]["reward"]["command"])
+    judge, question = kinds.defaults("unifiedreward"), texts.read("", "unifiedreward_v2")
+    assert reward["served-model-name"] == judge["model"] and "enable-prefix-caching" in reward
+    assert json.loads(reward["limit-mm-per-prompt"])["image"] == 1
+    assert int(reward["max-num-seqs"]) >= judge["concurrency"]
+    longest = sizing.picture_tokens(1024) + len(question.split()) * 2 + 512 + judge["max_tokens"]
+    assert longest <= int(reward["max-model-len"])
+
+
+def test_the_server_of_judges_starts_with_these_flags(tmp_path):
+    whole = yaml.safe_load((SIDECARS / "compose.yaml").read_text())
+    service = whole["services"]["judges"]
+    python, m, module, *words = service["command"]
+    options = serve.parse(words)
+    assert (python, m, module) == ("python", "-m", serve.__name__)
+    assert (
+        service["ports"] == [f"127.0.0.1:{options.port}:{options.port}"]
+        and f":{options.port}/health" in service["healthcheck"]["test"][-1]
+    )
+    (secret,) = service["secrets"]
+    assert str(options.token_file) == f"/run/secrets/{secret}" and secret in whole["secrets"]
+    assert [word.partition("=")[0] for word in options.judge] == ["clip"]
 
 
 def test_the_deployment_is_whole():

@@ -33,14 +33,15 @@ def serving(judges, token: str = "", **limits) -> Iterator[tuple[str, Server]]:
 
 
 @contextlib.contextmanager
-def started(*flags: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """(URL, process) of the command with these flags, once it listens."""
+def started(count: int, *flags: str) -> Iterator[list[tuple[str, subprocess.Popen]]]:
+    """(URL, process) of the command with these flags, so many times, once all listen."""
     command = [sys.executable, "-m", "mvgrpo_jax.rewards.serve", "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(count)]
     try:
-        line = process.stdout.readline()
-        yield re.search(r"http://\S+", line)[0], process
+        yield [(re.search(r"http://\S+", process.stdout.readline())[0], process) for process in processes]
     finally:
-        process.kill()
-        process.wait(10)
-        process.stdout.close()
+        for process in processes:
+            process.kill()
+            process.wait(10)
+            process.stdout.close()

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from mvgrpo_jax import enhancers
+from mvgrpo_jax import enhancers, rewards
 from mvgrpo_jax.enhancers import OnlineEnhancer, perspectives
 from mvgrpo_jax.enhancers.rewriters import OPERATIONS, LlmRewriter, unfaithful
 from mvgrpo_jax.enhancers.vlm import Encoding, VlmCaptioner
@@ -27,7 +27,9 @@ def test_a_real_language_model_rewrites_a_prompt(tmp_path):
             return super().accepted(prompt, answer, finish, operation)
 
     async def ask(url):
-        settings = Settings((url,), str(folder), max_tokens=32, retries=1, attempt_s=100.0, concurrency=1, hedge=0.0)
+        settings = Settings(
+            endpoints=(url,), model=str(folder), max_tokens=32, retries=1, attempt_s=100.0, concurrency=1, hedge=0.0
+        )
         service = Service(settings)
         rewriter, kept = Listener(service), {}
         for operation in OPERATIONS:
@@ -70,3 +72,18 @@ def test_a_real_vision_language_model_sees_pictures(tmp_path):
     assert log["enhancer/missing"] == 0 and all(t.startswith("heard") for view in out for row in view for t in row)
     assert len(heard) == 2 and all(isinstance(text, str) and text for text, _ in heard)
     assert {finish for _, finish in heard} <= {"stop", "length"}
+
+
+@pytest.mark.nightly
+def test_a_real_vision_language_model_is_asked_for_grades(tmp_path):
+    """The same server takes the judge's question and picture; what a random model says has no grade, and is left out."""
+    folder = real.tiny_vision_model(tmp_path / "model")
+    images = np.random.default_rng(1).integers(0, 256, (2, 40, 32, 3), np.uint8)
+    with real.serve(folder, "--trust-remote-code") as url:
+        service = {"endpoints": (url,), "model": str(folder), "max_tokens": 8, "concurrency": 1, "retries": 0}
+        judge = rewards.make("it", {"kind": "unifiedreward"} | service)
+        with pytest.warns(UserWarning, match="4 of 4 scores did not come"):
+            scores, valid = judge.score(images, [["a red circle", "a hat"]] * 2)
+        log = judge.take_log()
+        judge.close()
+    assert not valid.any() and log["missing"] == log.get("missing/no_score", 0) + log.get("missing/cut_off", 0) == 4

@@ -20,14 +20,19 @@ REQUIRED = inspect.Parameter.empty  # the default of a setting that has none
 
 
 def names() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(_modules())
+
+
+def _modules() -> dict[str, str]:
+    """Kind -> its module, which is called kind_ where Python has a module of the kind's name."""
+    return {m.name.rstrip("_"): m.name for m in pkgutil.iter_modules(__path__)}
 
 
 def module(kind: str) -> ModuleType:
     """UserError lists what exists."""
     if kind not in names():
         raise UserError(f"unknown reward {kind!r};{did_you_mean(kind, names())} there are: {', '.join(names())}")
-    return importlib.import_module(f"mvgrpo_jax.rewards.kinds.{kind}")
+    return importlib.import_module(f"mvgrpo_jax.rewards.kinds.{_modules()[kind]}")
 
 
 def defaults(kind: str) -> dict[str, object]:

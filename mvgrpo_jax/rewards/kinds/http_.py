@@ -18,7 +18,7 @@ from mvgrpo_jax.services import Access, Failure, Malformed, Rejected
 
 
 @asking.takes_options(Access, endpoints=("http://localhost:8090",), concurrency=8)
-class Http(asking.Remote):
+class Served(asking.Remote):
     """judge: which of the server's judges, '' where it has one. batch: pictures of a request. The rest: of the service. An
     answer that has no score for each caption is none."""
 
@@ -63,5 +63,5 @@ class Http(asking.Remote):
         return Failure("null", "the server gave null") if score is None else score
 
 
-JUDGE, PLACE = Http, "endpoints"
+JUDGE, PLACE = Served, "endpoints"
 RULES = asking.rules(Access) | {"judge": Text(), "batch": Int(1, 4096)}
