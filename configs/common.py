@@ -9,7 +9,7 @@ JUDGES = {
     "hpsv3": {"folder": "HPSv3/HPSv3.safetensors", "base": "Qwen2-VL-7B-Instruct"},
     "hpsv2": {"weights": "HPSv2/HPS_v2.1_compressed.pt", "base": "CLIP-ViT-H-14-laion2B-s32B-b79K"},
     "pickscore": {"folder": "PickScore_v1", "base": "CLIP-ViT-H-14-laion2B-s32B-b79K"},
-    "imagereward": {"folder": "ImageReward/ImageReward.pt", "base": "bert-base-uncased"},
+    "imagereward": {"weights": "ImageReward/ImageReward.pt", "base": "bert-base-uncased"},
     "clip": {"folder": "DFN5B-CLIP-ViT-H-14"},
     "unifiedreward": {"endpoints": ("http://localhost:8080/v1",)},
 }

@@ -6,7 +6,7 @@
 Theirs: 32 GPUs, 720 px, 25 steps, shift 3, eta 0.7, window of 4 that moves by one every 25 iterations, G 12, learning rate
 1e-5, clip 1e-4, three rollouts accumulated (96 prompts an update), HPSv2.1 + PickScore + ImageReward with advantages added.
 Flash: --config.algorithm.mixgrpo.tail=0.4 --config.algorithm.mixgrpo.solver=dpm2; Flash*: also movement=fixed and tail=0.2. The
-judges are read from --config.judges.hpsv2.weights and base, pickscore.folder and base, imagereward.folder and base
+judges are read from --config.judges.hpsv2.weights and base, pickscore.folder and base, imagereward.weights and base
 (docs/judges.md). Not run here at this size; configs/flux_nano.py with --config.algorithm.name=mixgrpo is.
 """
 
