@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from mvgrpo_jax.convert.configs import count_blocks
-from mvgrpo_jax.convert.folding import HEAD, Joined, folded
+from mvgrpo_jax.convert.folding import HEAD, Folded, Joined
 from mvgrpo_jax.convert.original import FromOriginal, Layout, Rows, parameters
 from mvgrpo_jax.convert.sources import Renamed, Source
 from mvgrpo_jax.errors import UserError
@@ -121,4 +121,4 @@ def named(source: Source, config: TowerConfig) -> Source:
     text = {n.removeprefix("blip."): n for n in names if n.startswith(_TEXT)}
     rest = {n: n for n in names if not n.startswith((_TEXT, _HEAD, *_UNUSED))}
     vision = FromOriginal(Flat(Renamed(source, rest)), layout(config))
-    return Joined([vision, Renamed(source, text), folded(source, _HEAD, MEAN, DEVIATION)])
+    return Joined([vision, Renamed(source, text), Folded(source, _HEAD, MEAN, DEVIATION)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -11,26 +12,6 @@ from mvgrpo_jax.convert.sources import Source
 from mvgrpo_jax.errors import UserError
 
 HEAD = ("head.weight", "head.bias")
-
-
-class Held:
-    """Arrays by name as a source."""
-
-    def __init__(self, arrays: dict[str, np.ndarray], where: str):
-        self.arrays, self.where = arrays, where
-
-    def names(self) -> list[str]:
-        return list(self.arrays)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self.arrays[name].shape
-
-    def dtype(self, name: str) -> np.dtype:
-        return self.arrays[name].dtype
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        array = self.arrays[name]
-        return array[start:stop] if array.ndim else array
 
 
 class Joined:
@@ -55,21 +36,41 @@ class Joined:
         return self.of[name].read(name, start, stop)
 
 
-def folded(source: Source, prefix: str, shift: float = 0.0, scale: float = 1.0) -> Held:
-    """Of the linear layers prefix N, with weight and bias, their product as one layer with one output, minus `shift` and over
-    `scale`: the tensors HEAD, float32. UserError where the layers do not make one."""
-    numbers = sorted({int(m[1]) for n in source.names() if (m := re.fullmatch(re.escape(prefix) + r"(\d+)\.weight", n))})
-    layers = [[f"{prefix}{n}.{part}" for part in ("weight", "bias")] for n in numbers]
-    shapes = [tuple(source.shape(name) for name in layer) for layer in layers if layer[1] in source.names()]
-    fits = all(len(w) == 2 and b == w[:1] for w, b in shapes) and len(shapes) == len(layers)
-    if not layers or not fits or shapes[-1][0][0] != 1 or any(a[0][0] != b[0][1] for a, b in zip(shapes, shapes[1:])):
-        raise UserError(
-            f"{source.where}: expected linear layers {prefix}N with weight and bias that end in one number, found "
-            f"{', '.join(str(list(s[0])) for s in shapes) or 'none'}; check that the file is this judge's"
-        )
-    weight, bias = None, None
-    for layer in layers:
-        w, b = (source.read(name).astype(np.float64) for name in layer)
-        weight, bias = (w, b) if weight is None else (w @ weight, w @ bias + b)
-    values = (weight / scale, (bias - shift) / scale)
-    return Held({name: value.astype(np.float32) for name, value in zip(HEAD, values)}, source.where)
+class Folded:
+    """Of the linear layers prefix N of a source, with weight and bias, their product as one layer with one output, minus
+    `shift` and over `scale`: the tensors HEAD, float32. UserError where the layers do not make one."""
+
+    def __init__(self, source: Source, prefix: str, shift: float = 0.0, scale: float = 1.0):
+        self.source, self.where, self.shift, self.scale = source, source.where, shift, scale
+        names = set(source.names())
+        numbers = sorted({int(m[1]) for n in names if (m := re.fullmatch(re.escape(prefix) + r"(\d+)\.weight", n))})
+        self.layers = [(f"{prefix}{n}.weight", f"{prefix}{n}.bias") for n in numbers]
+        shapes = [(source.shape(w), source.shape(b)) for w, b in self.layers if b in names]
+        fits = all(len(w) == 2 and b == w[:1] for w, b in shapes) and len(shapes) == len(numbers)
+        if not shapes or not fits or shapes[-1][0][0] != 1 or any(a[0][0] != b[0][1] for a, b in zip(shapes, shapes[1:])):
+            raise UserError(
+                f"{self.where}: expected linear layers {prefix}N with weight and bias that end in one number, found "
+                f"{', '.join(str(list(w)) for w, _ in shapes) or 'none'}; check that the file is this judge's"
+            )
+        self.width = shapes[0][0][1]
+
+    @functools.cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        weight, bias = np.eye(self.width), np.zeros(self.width)
+        for layer in self.layers:
+            w, b = (self.source.read(name).astype(np.float64) for name in layer)
+            weight, bias = w @ weight, w @ bias + b
+        values = (weight / self.scale, (bias - self.shift) / self.scale)
+        return {name: value.astype(np.float32) for name, value in zip(HEAD, values)}
+
+    def names(self) -> list[str]:
+        return list(HEAD)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return {HEAD[0]: (1, self.width), HEAD[1]: (1,)}[name]
+
+    def dtype(self, name: str) -> np.dtype:
+        return np.dtype(np.float32)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.values[name][start:stop]

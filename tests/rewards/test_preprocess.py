@@ -7,6 +7,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.rewards.letterbox import Letterbox
 from mvgrpo_jax.rewards.preprocess import Preprocess
 
 CONFIG = {
@@ -74,3 +75,53 @@ def test_configs_as_they_are_written():
 def test_other_preparations_are_refused(changes, expected):
     with pytest.raises(UserError, match=expected):
         Preprocess.read(CONFIG | changes, 224)
+
+
+OPEN = {"mean": CONFIG["image_mean"], "std": [0.2, 0.25, 0.3], "interpolation": "bicubic"}
+SIZES = [(56, 56), (64, 48), (200, 31), (33, 77), (1, 1), (3, 50), (101, 97)]
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+@pytest.mark.parametrize("side", [24, 31])
+def test_pixels_are_open_clips(mode, side):
+    from tests.rewards import open_clip_peer as oc
+
+    prepare = Preprocess.open_clip(OPEN | {"resize_mode": mode, "size": [side, side]}, side)
+    transform = oc.preparation(side, mean=OPEN["mean"], std=OPEN["std"], resize_mode=mode)
+    for size in SIZES:
+        image = picture(*size, "points")
+        want = transform(Image.fromarray(image)).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(prepare(jnp.asarray(image[None]))[0], want, atol=1e-6, err_msg=str(size))
+
+
+@pytest.mark.parametrize("side", [24, 31])
+def test_hpsv2s_pixels_are_torchs(side):
+    from tests.rewards.judges import letterboxed
+
+    for size in [*SIZES, (side, side)]:
+        image = picture(*size, "points")
+        want = letterboxed(Image.fromarray(image), side).permute(1, 2, 0).numpy()
+        np.testing.assert_allclose(Letterbox(side)(jnp.asarray(image[None]))[0], want, atol=1e-5, err_msg=str(size))
+
+
+def test_a_picture_of_the_side_that_is_no_square_is_filled_too():
+    """There hpsv2 itself fills nothing, and its tower refuses the picture."""
+    image = picture(24, 17, "points")
+    got = np.asarray(Letterbox(24)(jnp.asarray(image[None]))[0]) * CONFIG["image_std"] + CONFIG["image_mean"]
+    assert got.shape == (24, 24, 3)
+    np.testing.assert_allclose(got[:, 3:20] * 255, image, atol=1e-3)
+    np.testing.assert_allclose(np.concatenate([got[:, :3], got[:, 20:]], 1), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"size": 336}, "expected size 224, the tower's image_size, found 336"),
+        ({"interpolation": "bilinear"}, "interpolation must be bicubic, found 'bilinear'"),
+        ({"resize_mode": "longest"}, "resize_mode must be shortest or squash, found 'longest'"),
+        ({"mean": [1, 2]}, r"three numbers under mean, found \[1, 2\]"),
+    ],
+)
+def test_other_preparations_of_open_clip_are_refused(changes, expected):
+    with pytest.raises(UserError, match=expected):
+        Preprocess.open_clip(OPEN | changes, 224)

@@ -10,7 +10,7 @@ import numpy as np
 
 from mvgrpo_jax.convert import open_clip
 from mvgrpo_jax.convert.checkpoints import open_weights
-from mvgrpo_jax.convert.folding import HEAD, Joined, folded
+from mvgrpo_jax.convert.folding import HEAD, Folded, Joined
 from mvgrpo_jax.convert.sources import Renamed, Source
 from mvgrpo_jax.models.aesthetic import aesthetic
 from mvgrpo_jax.models.clip import ClipConfig
@@ -19,7 +19,7 @@ from mvgrpo_jax.rewards.base import Judgement
 from mvgrpo_jax.rewards.clip_family import DTYPE, Embedded, judged
 from mvgrpo_jax.rewards.preprocess import Preprocess
 
-_READ = ("vision_model.", "visual_projection.")
+READ = ("vision_model.", "visual_projection.")
 
 
 class Aesthetic(Embedded):
@@ -66,7 +66,7 @@ def opened(weights: str, base: str, config: ClipConfig) -> Source:
     if HEAD[0] in source.names():
         return source
     tower = clip_folders.weights_of(base, config)
-    return Joined([Renamed(tower, {n: n for n in tower.names() if n.startswith(_READ)}), folded(source, "layers.")])
+    return Joined([Renamed(tower, {n: n for n in tower.names() if n.startswith(READ)}), Folded(source, "layers.")])
 
 
 JUDGE = Aesthetic
