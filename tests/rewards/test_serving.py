@@ -11,6 +11,7 @@ import httpx2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from mvgrpo_jax import rewards
@@ -19,8 +20,10 @@ from mvgrpo_jax.nano.world import render, scene
 from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.rewards import serve, wire
 from mvgrpo_jax.rewards.base import Judgement
+from mvgrpo_jax.run import loop, metrics
 from mvgrpo_jax.run.pictures import to_uint8
 from tests.rewards.servers import serving, started
+from tests.runs import small_config
 
 TEXTS = ["a red circle", "a small blue square", "a black background", None]
 QUICK = {"attempt_s": 30.0, "request_s": 40.0, "batch_s": 50.0, "backoff_s": 0.05, "hedge": 0.0}
@@ -268,3 +271,19 @@ def test_scores_come_in_the_background():
         before = threading.active_count()
         asker.close()
         assert threading.active_count() < before
+
+
+@pytest.mark.nightly
+def test_a_run_trains_on_a_judge_elsewhere(tmp_path):
+    """The exact judge in the run's own process and behind a server give the same rewards."""
+    with serving({"scene": rewards.make("scene")}) as (url, server):
+        config = small_config()
+        config.unlock()
+        config.rewards, config.iterations, config.eval.every = ConfigDict({"scene": 0.5, "far": 0.5}), 1, 0
+        config.judges.far = ConfigDict({"kind": "remote", "endpoints": (url,)})
+        loop.train(config, tmp_path)
+    (record,) = [r for r in metrics.read(tmp_path) if "reward/scene" in r]
+    pairs = {name: name.replace("scene", "far") for name in record if "scene" in name and "reward" in name}
+    assert len(pairs) > 1 and server.answered > 0
+    for near, far in pairs.items():
+        np.testing.assert_allclose(record[near], record[far], rtol=1e-6, err_msg=near)
