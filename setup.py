@@ -55,6 +55,10 @@ TEST = [
     "uvicorn==0.54.0",
     "rich==15.0.0",
     "gguf==0.19.0",
+    # What open_clip needs, the peer of judges of the CLIP family; the Makefile installs it without torchvision and timm.
+    "ftfy==6.3.1",
+    "regex==2026.11.19",
+    "wcwidth==0.9.4",
     *PLAN,
     *TENSORBOARD,
 ]
