@@ -27,6 +27,8 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-deps dashscope==2.0.2
 # Reads words in pictures; it asks for an OpenCV with windows, and for an older Python than it needs.
 	$(BIN)/pip install --quiet --no-deps --ignore-requires-python rapidocr-onnxruntime==1.4.4
+# What it asks of torchvision stands in tests/rewards/open_clip_peer.py: there is no build for the tested torch.
+	$(BIN)/pip install --quiet --no-deps open_clip_torch==3.3.0
 	touch $@
 
 install: $(VENV)/.installed

@@ -67,6 +67,10 @@ TEST = [
     "pyclipper==1.4.0",
     "shapely==2.2.0",
     "six==1.17.0",
+    # What open_clip needs, the peer of judges of the CLIP family; the Makefile installs it without torchvision and timm.
+    "ftfy==6.3.1",
+    "regex==2026.11.19",
+    "wcwidth==0.9.4",
     *PLAN,
     *TENSORBOARD,
 ]

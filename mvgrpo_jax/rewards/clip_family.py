@@ -13,14 +13,14 @@ import numpy as np
 from mvgrpo_jax.configuration.rules import Choice
 from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.convert.sources import Source
-from mvgrpo_jax.core.precision import dtype_of
+from mvgrpo_jax.core.precision import DTYPES, dtype_of
 from mvgrpo_jax.models import clip
 from mvgrpo_jax.models.module import Network, Params
 from mvgrpo_jax.parallel import spread
 from mvgrpo_jax.rewards.base import Judgement
 from mvgrpo_jax.rewards.clip_text import Captions
 
-DTYPE = Choice(("float32", "bfloat16", "float16"))  # the rule of the setting `dtype`
+DTYPE = Choice.of(DTYPES)  # the rule of the setting `dtype`
 
 
 def in_dtype(network: Network, dtype: jnp.dtype) -> Network:

@@ -1,5 +1,6 @@
 """Preparation of pictures for CLIP against transformers' CLIPImageProcessor (on Pillow)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def picture(height: int, width: int, kind: str) -> np.ndarray:
 def test_pixels_are_clip_image_processors(height, width, kind):
     image = picture(height, width, kind)
     want = CLIPImageProcessorPil(**CONFIG)(Image.fromarray(image), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
-    prepare = Preprocess.read(CONFIG, 224)
+    prepare = jax.jit(Preprocess.read(CONFIG, 224))
     for given in (image[None], np.float32(image[None]) / 255):
         np.testing.assert_allclose(prepare(jnp.asarray(given))[0], want, atol=1e-6)
 
@@ -86,7 +87,7 @@ SIZES = [(56, 56), (64, 48), (200, 31), (33, 77), (1, 1), (3, 50), (101, 97)]
 def test_pixels_are_open_clips(mode, side):
     from tests.rewards import open_clip_peer as oc
 
-    prepare = Preprocess.open_clip(OPEN | {"resize_mode": mode, "size": [side, side]}, side)
+    prepare = jax.jit(Preprocess.open_clip(OPEN | {"resize_mode": mode, "size": [side, side]}, side))
     transform = oc.preparation(side, mean=OPEN["mean"], std=OPEN["std"], resize_mode=mode)
     for size in SIZES:
         image = picture(*size, "points")
@@ -101,7 +102,7 @@ def test_hpsv2s_pixels_are_torchs(side):
     for size in [*SIZES, (side, side)]:
         image = picture(*size, "points")
         want = letterboxed(Image.fromarray(image), side).permute(1, 2, 0).numpy()
-        np.testing.assert_allclose(Letterbox(side)(jnp.asarray(image[None]))[0], want, atol=1e-5, err_msg=str(size))
+        np.testing.assert_allclose(jax.jit(Letterbox(side))(jnp.asarray(image[None]))[0], want, atol=1e-5, err_msg=str(size))
 
 
 def test_a_picture_of_the_side_that_is_no_square_is_filled_too():

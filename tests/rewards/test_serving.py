@@ -280,7 +280,7 @@ def test_a_run_trains_on_a_judge_elsewhere(tmp_path):
         config = small_config()
         config.unlock()
         config.rewards, config.iterations, config.eval.every = ConfigDict({"scene": 0.5, "far": 0.5}), 1, 0
-        config.judges.far = ConfigDict({"kind": "remote", "endpoints": (url,)})
+        config.judges.far = ConfigDict({"kind": "http", "endpoints": (url,)})
         loop.train(config, tmp_path)
     (record,) = [r for r in metrics.read(tmp_path) if "reward/scene" in r]
     pairs = {name: name.replace("scene", "far") for name in record if "scene" in name and "reward" in name}
