@@ -9,7 +9,8 @@
 
 The judge's 8 B parameters are spread over the mesh like the transformer's; judges.hpsv3.offload=True keeps them in the hosts'
 memory while it is not asked. As configs/mvgrpo_flux.py but for the judge; with captions of the samples (the paper's stronger
-enhancer) add --config.views.enhancer=vlm and configs/mvgrpo_flux_vlm.py's servers.
+enhancer) add --config.views.enhancer=vlm and configs/mvgrpo_flux_vlm.py's servers. One node of 8 x H200 holds it: by `plan` the
+judge takes 4.5 s an iteration, 1.8 GiB of weights and 1.5 GiB of temporaries a device. Compiled for that, not run at this size.
 """
 
 from configs import common, mvgrpo_flux

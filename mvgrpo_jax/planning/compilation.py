@@ -36,6 +36,7 @@ class Cost:
     seconds: float
     compile_s: float
     error: str = ""
+    note: str = ""  # why its communication was not counted
 
     @property
     def peak(self) -> int:
@@ -89,7 +90,7 @@ def cost_of(name: str, call: Call, operations: int, run: AbstractRun, chip: Chip
     # What this program does not take, but others keep on the device meanwhile.
     taken = {id(a) for a in jax.tree.leaves(call.arguments)}
     shared = per_device([x for x in jax.tree.leaves((run.held, call.beside)) if id(x) not in taken])
-    traffic = collectives.count(compiled.as_text(), run.islands, chip)
+    traffic, uncounted = traffic_of(compiled, run.islands, chip)
     return Cost(
         name,
         call.times,
@@ -104,4 +105,15 @@ def cost_of(name: str, call: Call, operations: int, run: AbstractRun, chip: Chip
         traffic.exposed,
         seconds(chip, run.mesh.size, operations, arguments + 2 * temporaries, traffic.exposed),
         took,
+        note=uncounted,
     )
+
+
+def traffic_of(compiled, islands: list[int], chip: Chip) -> tuple[collectives.Traffic, str]:
+    """A program's communication, and why it was not counted. libtpu cannot print some of its programs: on v5p and v6e one that
+    looks many words up in a large table ('async-update instruction should have 1 operands')."""
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        return collectives.Traffic(), str(error).splitlines()[0][:120]
+    return collectives.count(text, islands, chip), ""

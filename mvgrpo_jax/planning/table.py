@@ -34,6 +34,7 @@ def table(costs, plan, chip) -> str:
         network = [c.inside / GIB, c.between / GIB, c.hidden, c.exposed]
         values = [*sizes, c.operations / 1e15, *network, c.seconds, c.compile_s]
         lines.append(f"{c.name:<14}{c.calls:>6}" + "".join(f"{v:>{w}.2f}" for v, (_, _, w) in zip(values, COLUMNS[1:])))
+    lines += [f"{c.name}: its communication is not counted ({c.note})" for c in costs if c.note]
     total, exposed = sum(c.calls * c.seconds for c in costs), sum(c.calls * c.exposed for c in costs)
     lines += [
         f"{plan.mesh.size} x {chip.name}, attention {plan.attention}.",

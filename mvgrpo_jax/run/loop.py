@@ -71,6 +71,9 @@ def train(config, workdir: str | Path) -> Path:
         say(outlined.describe())
         watch.at("the reading of weights")
         run, initial = load(outlined)
+        for name, judge in run.panel.judges.items():
+            if version := getattr(judge, "version", ""):
+                say(f"judge {name}: version {version}")
         try:
             with jax.set_mesh(run.mesh):
                 progress = begin(run, initial, workdir)

@@ -30,6 +30,18 @@ def test_unknown_topologies(text, message):
         hardware.parse(text)
 
 
+def test_a_program_that_cannot_be_printed_is_planned_without_its_communication():
+    from mvgrpo_jax.planning import compilation
+
+    class Unprintable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands but sees 3\nmore")
+
+    chip, _, _ = hardware.parse("v5p:2x2x1")
+    traffic, why = compilation.traffic_of(Unprintable(), [0] * 4, chip)
+    assert not traffic.inside and traffic.exposed == 0 and why.endswith("but sees 3")
+
+
 def test_overrides_are_typed_and_checked():
     words = [
         "--config.lora.rank=8",
