@@ -53,6 +53,7 @@ class Evaluation:
                 values.append(self.panel.score(name, pictures, texts)[0, : len(prompts), 0])
             between()
         self.panel.rest()
+        self.panel.take_log()  # an iteration counts its own
         return owned, {name: np.concatenate(values) for name, values in scores.items()}
 
 

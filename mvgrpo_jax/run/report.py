@@ -18,6 +18,7 @@ PLOTS = (
     ("Held-out evaluation", "Fixed prompts and noise, ODE sampling.", "eval/"),
     ("Reward in training", "Mean over the samples under their own prompt.", "reward/"),
     ("Reward under all views", "Mean over prompt and captions.", "reward_views/"),
+    ("Scores that a judge could not give", "Share of those that it was asked for; they train nothing.", "reward_invalid/"),
     ("Advantage", "Mean absolute value.", "advantage/"),
     ("Groups without a signal", "Share of groups whose rewards are all equal.", "zero_std/"),
     ("Probability ratio", "Of the last update of an iteration.", "ratio/"),
@@ -49,7 +50,7 @@ pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
 {% for r in runs %}{% if r.captions %}<h2>{{ r.name }}: captions of iteration {{ r.captions.iteration }}</h2>
 <table class="text"><tr><th>prompt</th><th>caption</th><th>mean reward of the group</th></tr>
 {% for c in r.captions.captions %}<tr><td>{{ c.prompt }}</td><td>{{ c.caption or '(missing)' }}</td>
-<td>{% for n, v in c.reward.items() %}{{ n }} {{ '%.4f' % v }} {% endfor %}</td></tr>{% endfor %}</table>{% endif %}{% endfor %}
+<td>{% for n, v in c.reward.items() %}{{ n }} {{ '%.4f' % v if v is not none else '-' }} {% endfor %}</td></tr>{% endfor %}</table>{% endif %}{% endfor %}
 {% for r in runs %}<h2>{{ r.name }}: config</h2><pre>{{ r.config }}</pre>{% endfor %}</html>""",
     autoescape=True,
 )
@@ -125,8 +126,8 @@ def write(workdirs: list[Path], out: Path | None = None) -> Path:
         rows = runs[workdir.name]
         ends = {}
         for name in sorted({k for r in rows for k in r if k.startswith("eval/")}):
-            values = curve(rows, name)[1]
-            ends[name.removeprefix("eval/")] = (values[0], values[-1])
+            if values := curve(rows, name)[1]:
+                ends[name.removeprefix("eval/")] = (values[0], values[-1])
         sheet = before_and_after(workdir)
         config = workdir / "config.json"
         items.append(
@@ -149,7 +150,9 @@ def changes(workdir: Path) -> list[str]:
     """A line for each evaluation of a run: its first and its last value."""
     rows, lines = metrics.read(workdir), []
     for name in sorted({k for r in rows for k in r if k.startswith("eval/")}):
-        first, last = curve(rows, name)[1][0], curve(rows, name)[1][-1]
+        if not (values := curve(rows, name)[1]):
+            continue
+        first, last = values[0], values[-1]
         change = f" ({100 * (last - first) / abs(first):+.1f} %)" if first else ""
         lines.append(f"{workdir.name}: {name} {first:.4f} -> {last:.4f}{change}")
     return lines

@@ -1,6 +1,7 @@
 """Training with a judge that cannot score some pictures: what is left out, what is counted, and when a run ends."""
 
 import contextlib
+import json
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.errors import Outage
 from mvgrpo_jax.nano.judge import SceneReward
 from mvgrpo_jax.rewards import Judgement
-from mvgrpo_jax.run import build, iteration, loop, metrics
+from mvgrpo_jax.run import build, iteration, loop, metrics, report
 from mvgrpo_jax.run.metrics import Clock
 from tests.runs import numbers, small_config
 
@@ -89,3 +90,16 @@ def test_a_run_ends_where_the_config_does_not_bear_it(failing, tmp_path):
         Outage, match=r"the judge 'scene' gave no valid score for \d+ of \d+ .*config.judges.scene.on_failure='stop'"
     ):
         loop.train(config, tmp_path / "run")
+
+
+def test_a_report_of_scores_that_were_not_had(tmp_path):
+    """A judge without any held-out score has no row; a caption without one shows a dash."""
+    workdir = tmp_path / "run"
+    (workdir / "samples").mkdir(parents=True)
+    rows = [{"iteration": i, "eval/scene": 0.5 + i / 10, "eval/far": None, "reward_invalid/far": 1.0} for i in range(2)]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = {"prompt": "p", "branch": 0, "view": 1, "caption": "c", "reward": {"scene": 0.25, "far": None}}
+    (workdir / "samples" / "000000.json").write_text(json.dumps({"iteration": 0, "captions": [shown]}))
+    page = report.write([workdir]).read_text()
+    assert "scene 0.2500 far -" in " ".join(page.split()) and "<td>far</td>" not in page and "<td>scene</td>" in page
+    assert report.changes(workdir) == ["run: eval/scene 0.5000 -> 0.6000 (+20.0 %)"]
