@@ -50,7 +50,8 @@ pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
 {% for r in runs %}{% if r.captions %}<h2>{{ r.name }}: captions of iteration {{ r.captions.iteration }}</h2>
 <table class="text"><tr><th>prompt</th><th>caption</th><th>mean reward of the group</th></tr>
 {% for c in r.captions.captions %}<tr><td>{{ c.prompt }}</td><td>{{ c.caption or '(missing)' }}</td>
-<td>{% for n, v in c.reward.items() %}{{ n }} {{ '%.4f' % v if v is not none else '-' }} {% endfor %}</td></tr>{% endfor %}</table>{% endif %}{% endfor %}
+<td>{% for n, v in c.reward.items() %}{{ n }} {{ '%.4f' % v if v is not none else '-' }} {% endfor %}</td></tr>{% endfor %}
+</table>{% endif %}{% endfor %}
 {% for r in runs %}<h2>{{ r.name }}: config</h2><pre>{{ r.config }}</pre>{% endfor %}</html>""",
     autoescape=True,
 )
