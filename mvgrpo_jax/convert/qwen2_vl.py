@@ -53,9 +53,10 @@ class Typed:
         return self.source.read(name, start, stop).astype(self.dtype(name), copy=False)
 
 
-def opened(place: str | Path, dtype: np.dtype = ml_dtypes.bfloat16) -> Typed:
+def opened(place: str | Path, dtype: np.dtype | None = None) -> Typed:
     """The tensors of a file or of a folder with model.safetensors, one or in shards; a folder with one other safetensors file
-    is read as that file. UserError for anything missing or cut short."""
+    is read as that file. dtype None: the file's, of the first tensor that is not the head's. UserError for anything missing or
+    cut short."""
     place = Path(place)
     if place.is_dir() and not any(place.glob("model*.safetensors*")):
         files = sorted(place.glob("*.safetensors"))
@@ -65,4 +66,6 @@ def opened(place: str | Path, dtype: np.dtype = ml_dtypes.bfloat16) -> Typed:
     elif not place.exists():
         raise UserError(f"{place}: no such file or folder; expected HPSv3.safetensors or a folder with it")
     source = TensorFiles(place)
-    return Typed(Renamed(source, names(source.names())), dtype)
+    tensors = Renamed(source, names(source.names()))
+    stored = [tensors.dtype(name) for name in tensors.names() if not name.startswith(HEAD)]
+    return Typed(tensors, dtype or (stored[0] if stored else ml_dtypes.bfloat16))

@@ -27,11 +27,9 @@ def test_a_lora_run_is_measured_and_counted(tmp_path):
     assert 1.0 < rows["lora: rollout"]["operations"] / ((4 + 2 * 3 + 2 * 2) * one) < 1.2
     update = rows["lora: update"]
     evaluations = 2 * 2  # views x trained steps; forward and the gradient of activations; remat does a block's forward again
-    # but for its last product
+    # but for its last products
     assert 2.0 < update["model_operations"] / (evaluations * one) < 2.6
-    assert update["operations"] / (evaluations * one) == pytest.approx(
-        1 + update["model_operations"] / (evaluations * one), rel=0.1
-    )
+    assert 0.5 < (update["operations"] - update["model_operations"]) / (evaluations * one) < 1.0
     assert "the rollout's own: ratio - 1 from" in rows["lora: ratio"]["note"]
     lines = (tmp_path / "table.md").read_text().splitlines()
     assert [c.strip() for c in lines[2].strip("|").split("|")] == list(gpu.HEAD)

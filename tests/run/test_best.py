@@ -76,7 +76,12 @@ def test_commands_read_the_best(run, tmp_path, monkeypatch):
 def test_a_worse_evaluation_changes_nothing_and_other_prompts_begin_anew(run, monkeypatch):
     """Gone on with for two iterations; then with other held-out prompts, whose scores cannot be compared."""
     folder, _ = run
-    score = lambda value: lambda self, *_: (np.zeros((len(self.prompts), 32, 32, 3)), dict.fromkeys(("scene", "clip"), value))
+    score = lambda value: (
+        lambda self, *_: (
+            {i: np.zeros((32, 32, 3), np.uint8) for i in range(len(self.prompts))},
+            dict.fromkeys(("scene", "clip"), value),
+        )
+    )
     monkeypatch.setattr(evaluation.Evaluation, "run", score(np.full(3, 0.5)))
     loop.train(changed(iterations=3), folder)
     assert [p.name for p in (folder / "best").iterdir()] == ["2"]

@@ -44,7 +44,8 @@ class HPSv3Reward:
     """folder: HPSv3.safetensors or a folder with it. base: a Qwen2-VL-7B-Instruct folder, of which config.json and the
     tokenizer with its chat template are read. instruction: a text file with {text_prompt} and <|Reward|> in it instead of the
     one of training. positions: 'sequential', as in training, or 'mrope', Qwen2-VL's own, which other ports use and which gives
-    other scores. scale multiplies the score. chunk: pictures that a device judges at a time. dtype: of weights and arithmetic;
+    other scores. scale multiplies the score. chunk: pictures that a device judges at a time. dtype: of weights and arithmetic,
+    empty: that of the file, bfloat16 as published;
     the head is float32.
 
     A judge on the devices (base.DeviceJudge). The vision tower and the tokens before the caption run once a picture, and each
@@ -60,7 +61,7 @@ class HPSv3Reward:
         positions: str = "sequential",
         scale: float = 1.0,
         chunk: int = 4,
-        dtype: str = "bfloat16",
+        dtype: str = "",
     ):
         config = qwen2_vl.config_from(read_json(Path(base) / "config.json"), str(Path(base) / "config.json"))
         text = Path(instruction) if instruction else TEXT
@@ -73,7 +74,9 @@ class HPSv3Reward:
                 "copy both from one model"
             )
         config = dataclasses.replace(config, vocab_size=len(dialogue))
-        self._describe(config, dialogue.before, dialogue.after, positions, scale, chunk, dtype)
+        self._describe(
+            config, dialogue.before, dialogue.after, positions, scale, chunk, dtype_of(dtype) if dtype else opened(folder).kind
+        )
         self.folder, self.dialogue = folder, dialogue
 
     @classmethod
@@ -85,17 +88,25 @@ class HPSv3Reward:
         positions: str = "sequential",
         scale: float = 1.0,
         chunk: int = 4,
-        dtype: str = "bfloat16",
+        dtype: str = "",
     ) -> HPSv3Reward:
         """The judge by its shapes alone, with neither weights nor a tokenizer."""
         judge = cls.__new__(cls)
         config = qwen2_vl.Qwen2VLConfig(vocab_size=VOCABULARY)
-        judge._describe(config, np.zeros(BEFORE, np.int32), np.zeros(AFTER, np.int32), positions, scale, chunk, dtype)
+        judge._describe(
+            config,
+            np.zeros(BEFORE, np.int32),
+            np.zeros(AFTER, np.int32),
+            positions,
+            scale,
+            chunk,
+            dtype_of(dtype or "bfloat16"),
+        )
         return judge
 
-    def _describe(self, config, before, after, positions: str, scale: float, chunk: int, dtype: str) -> None:
+    def _describe(self, config, before, after, positions: str, scale: float, chunk: int, dtype) -> None:
         self.config, self.before, self.after = config, before, after
-        self.positions, self.scale, self.chunk, self.dtype = positions, scale, chunk, dtype_of(dtype)
+        self.positions, self.scale, self.chunk, self.dtype = positions, scale, chunk, dtype
         network = qwen2_vl.reward_model(config)
         shapes = {
             name: jax.tree.map(lambda x, kind=kind: jax.ShapeDtypeStruct(x.shape, kind), part)
@@ -176,4 +187,4 @@ def in_groups(function: Callable, items, count: int) -> jax.Array:
 
 
 JUDGE = HPSv3Reward
-RULES = {"positions": Choice(("sequential", "mrope")), "dtype": Choice.of(DTYPES)}
+RULES = {"positions": Choice(("sequential", "mrope")), "dtype": Choice.of(("", *DTYPES))}
