@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ class Scores(NamedTuple):
     not-a-number where a caption is missing or the judge could not tell. active: bool [V, P, R], False where a caption is
     missing or no two samples can be compared. The same on every process. lost: of each judge the share of scores that it
     could not give. seconds: of each judge, from the question to the scores. cut: texts that each judge cut. unscored: groups
-    that no judge could score though their caption is there. logs: what judges elsewhere counted."""
+    that no judge could score though their caption is there. logs: what judges elsewhere counted.
+    waited: seconds for scores after the last captions had come."""
 
     by_judge: dict[str, np.ndarray]
     active: np.ndarray
@@ -57,6 +59,7 @@ class Scores(NamedTuple):
     cut: dict[str, int]
     unscored: int
     logs: dict[str, dict[str, float]]
+    waited: float
 
 
 def sample(run: Run, iteration: int, params: Params, prompts: list[str], memory: Any, clock: Clock) -> Samples:
@@ -175,6 +178,7 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
     with clock("enhance"):
         if session:
             session.finish()
+    began = time.perf_counter()
     with clock("reward"):
         found = {key: wait() for key, wait in pending.items()}
         by_judge = {name: np.stack([found[name, branch] for branch in branches], axis=2) for name in panel.judges}
@@ -183,11 +187,13 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
             pictures.release()
     texts = [[list(of_prompt) for of_prompt in zip(*view)] for view in zip(*(captions[branch] for branch in branches))]
     there = np.asarray([[[text is not None for text in p] for p in view] for view in texts])
-    logs = panel.take_log()
+    waited, logs = time.perf_counter() - began, panel.take_log()
     lost = {name: lost_of(run, iteration, name, scores, there, logs.get(name, {})) for name, scores in by_judge.items()}
     active = there & comparable([by_judge[name] for name in run.weights])
     cut = {name: one.take_cut() for name, one in panel.judges.items()}
-    return Views(texts, there), Scores(by_judge, active, lost, panel.take_seconds(), cut, int((there & ~active).sum()), logs)
+    return Views(texts, there), Scores(
+        by_judge, active, lost, panel.take_seconds(), cut, int((there & ~active).sum()), logs, waited
+    )
 
 
 def comparable(scores: list[np.ndarray]) -> np.ndarray:
@@ -257,7 +263,7 @@ def summarise(run: Run, iteration: int, scores: Scores, log: dict[str, jax.Array
         values = scores.by_judge[name]
         log[f"reward_views/{name}"] = mean(values[active])
         log[f"zero_std/{name}"] = mean(is_flat(values)[active])
-    log["views/unscored"] = float(scores.unscored)
+    log["views/unscored"], log["judge/wait_s"] = float(scores.unscored), scores.waited
     log["views/active"] = float(active.sum(0).mean())
     log |= run.enhancer.log() if run.enhancer else {}
     if algorithm.graph.moving:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.core.policy import assemble
+from mvgrpo_jax.enhancers.online import OnlineSession
 from mvgrpo_jax.errors import Outage
 from mvgrpo_jax.nano.judge import SceneReward
-from mvgrpo_jax.rewards import Judgement
+from mvgrpo_jax.rewards import Judgement, Panel
 from mvgrpo_jax.run import build, iteration, loop, metrics, report
 from mvgrpo_jax.run.metrics import Clock
 from tests.runs import numbers, small_config
@@ -39,13 +40,20 @@ def small(**changes):
 
 
 def test_what_has_no_score_trains_nothing(failing, monkeypatch):
-    """Of an iteration: scores and advantages by numpy, weights of 0 where there is none."""
+    """Of an iteration: scores and advantages by numpy, weights of 0 where there is none. A branch is judged before the captions
+    of the next are asked for."""
+    events, captions, begin = [], OnlineSession.captions, Panel.begin
+    monkeypatch.setattr(OnlineSession, "captions", lambda self, r: events.append(("captions", r)) or captions(self, r))
+    monkeypatch.setattr(Panel, "begin", lambda self, *a: events.append(("judged", a[0])) or begin(self, *a))
     config = small()
     run, initial = build.build(config)
     with contextlib.closing(run), jax.set_mesh(run.mesh):
         state = run.programs.init(initial)
         samples = iteration.sample(run, 0, assemble(state.params, run.frozen), run.prompts[:2], None, Clock())
+        events.clear()
         views, scores = iteration.judge(run, 0, samples, Clock())
+        judged = [("judged", name) for name in run.panel.judges]
+        assert events == [("captions", 0), *judged, ("captions", 1), *judged]
         batch, log = iteration.make_batch(run, 0, samples, views, scores, Clock())
         state, (told,) = iteration.update(run, state, batch, 0)
         summary = iteration.summarise(run, 0, scores, log)
