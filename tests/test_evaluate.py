@@ -54,7 +54,7 @@ def test_diversity_is_the_distance_of_two_pictures_of_a_prompt(tmp_path, prompts
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("--judge", "scen"), "unknown reward 'scen'; Did you mean 'scene'? there are: clip, scene"),
+        (("--judge", "scen"), "unknown reward 'scen'; Did you mean 'scene'? there are: aesthetic, clip"),
         (("--first", "3"), "has no prompts after it"),
     ],
 )

@@ -101,7 +101,9 @@ def test_missing_rewards_in_a_mix():
 def test_missing_rewards_in_a_tree():
     """Two leaves below each of two nodes: 1 and -, 3 and 5. The nodes have 1 and 4, which are 1/sqrt(2) deviations apart."""
     graph = tree(4, (0, 1), (2, 2), trained=(0, 1))
-    reward = jnp.asarray([[[[1.0, np.nan, 3.0, 5.0]]]])
-    edges = advantages.tree_advantage(reward, jnp.zeros((1, graph.blocks, graph.group)), graph).reshape(-1)
+    reward = jnp.asarray([[[[1.0, np.nan, 3.0, 5.0]]], [[[4.0, 2.0, 0.0, 0.0]]]])
+    both = advantages.tree_advantage(reward, jnp.zeros((1, graph.blocks, graph.group)), graph)
+    edges = both[0].reshape(-1)
+    np.testing.assert_allclose(both[1].reshape(-1)[:2], [np.sqrt(0.5), -np.sqrt(0.5)], rtol=1e-6)
     np.testing.assert_allclose(edges[:2], [-np.sqrt(0.5), np.sqrt(0.5)], rtol=1e-6)
     np.testing.assert_allclose(edges[2:6], (np.array([1.0, np.nan, 3.0, 5.0]) - 3.0) / 2.0, rtol=1e-6)

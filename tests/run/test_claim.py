@@ -27,7 +27,7 @@ def test_every_key_is_in_one_class():
     """Also those that judges may have; a new key needs a class."""
     known = continuation.flatten(as_json(common.get_config()))
     sections = tuple(key for key in continuation.DECIDES if key.endswith("."))
-    for key in known | dict.fromkeys(checks.optional()):
+    for key in known | dict.fromkeys(checks.optional(common.get_config())):
         named = [key in continuation.FREE, key in continuation.DECIDES or key.startswith(sections)]
         assert sum(named) == 1, f"{key}: say in configuration/continuation.py whether it may change between a run and its end"
     stale = {key for key in (*continuation.FREE, *continuation.DECIDES) if not key.endswith(".")} - known.keys()

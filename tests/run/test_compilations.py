@@ -32,15 +32,15 @@ def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypa
     config.views.patience = 0
     config.eval.update(every=2, steps=2)
     config.checkpoint.every = 3
-    iterate, collect, load, runs = loop.Loop.iterate, OnlineSession.collect, loop.load, []
+    iterate, captions, load, runs = loop.Loop.iterate, OnlineSession.captions, loop.load, []
 
     def iterating(self, number):
         iterate(self, number)
         compiled.append(number)
 
-    def collecting(self):
-        captions = collect(self)
-        return [[[None] * len(p) for p in view] for view in captions] if self.iteration == 3 else captions
+    def captioning(self, branch):
+        found = captions(self, branch)
+        return [[None] * len(view) for view in found] if self.iteration == 3 else found
 
     def loading(outlined):
         run, initial = load(outlined)
@@ -49,7 +49,7 @@ def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypa
 
     monkeypatch.setattr(loop, "load", loading)
     monkeypatch.setattr(loop.Loop, "iterate", iterating)
-    monkeypatch.setattr(OnlineSession, "collect", collecting)
+    monkeypatch.setattr(OnlineSession, "captions", captioning)
     loop.train(config, tmp_path)
     first, *later = [compiled.index(n) for n in range(6)]
     assert compiled[first + 1 : later[-1] + 1] == [1, 2, 3, 4, 5]

@@ -14,6 +14,7 @@ def test_groups_without_a_signal_are_counted_by_the_rule_of_the_advantage():
     active = np.array([[[True], [True]], [[True], [False]]])
     algorithm = SimpleNamespace(graph=SimpleNamespace(moving=False))
     run = SimpleNamespace(programs=SimpleNamespace(algorithm=algorithm), weights={"clip": 1.0}, enhancer=None)
-    log = iteration.summarise(run, 0, iteration.Scores({"clip": values}, active, {"clip": 0}), {})
+    scores = iteration.Scores({"clip": values}, active, {"clip": 0.0}, {"clip": 1.0}, {"clip": 0}, 0, {}, 0.0)
+    log = iteration.summarise(run, 0, scores, {})
     assert abs(log["zero_std/clip"] - 1 / 3) < 1e-6
     assert log["views/active"] == 1.5
