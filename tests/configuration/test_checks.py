@@ -187,6 +187,7 @@ def named(key, message) -> bool:
     return key.split(".")[-1].replace("_", " ") in words or f"config for {key.split('.')[1]}" in message
 
 
+@pytest.mark.nightly
 def test_whatever_is_written_is_understood_or_refused():
     """1,000 overrides of the config's own keys, as text and as Python values: a sane meaning or a UserError, never another
     exception. An algorithm's own setting is tried with that algorithm chosen."""

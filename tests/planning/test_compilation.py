@@ -88,6 +88,7 @@ def plan(tmp_path, topology, *flags):
     return done.returncode, done.stdout, done.stderr, json.loads(path.read_text()) if path.exists() else None
 
 
+@pytest.mark.nightly
 def test_a_plan_for_gpus(tmp_path):
     """cuDNN's kernel for two nodes of two H200, whose mesh is chosen: operations equal the closed form exactly, and nothing but
     gradients crosses nodes."""

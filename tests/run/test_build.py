@@ -74,6 +74,7 @@ def test_prompts_that_do_not_divide_over_the_mesh_are_shared(no_weights, changes
     assert "2 devices share each prompt of a microbatch" in outlined.describe()
 
 
+@pytest.mark.nightly
 def test_nothing_is_evaluated_drawn_or_saved_in_between_where_that_is_off(tmp_path):
     """The end is saved all the same: the same command then has nothing left to do."""
     config = small_config(iterations=3)
@@ -91,6 +92,7 @@ def test_nothing_is_evaluated_drawn_or_saved_in_between_where_that_is_off(tmp_pa
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.nightly
 def test_bfloat16_parameters_train_like_float32_ones(tmp_path):
     """Small steps that bfloat16 weights would round away: the masters move as a float32 run's parameters do, the parameters
     are the masters rounded, the average is float32, and the export holds the masters."""

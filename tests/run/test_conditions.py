@@ -75,6 +75,7 @@ def offline(tmp_path):
     return config
 
 
+@pytest.mark.nightly
 def test_a_run_without_encoders_is_the_run_with_them(offline, tmp_path):
     """Same metrics and pictures; the second run finds every text on disk; the exported pipeline is complete."""
     with_encoders = loop.train(offline, tmp_path / "a")

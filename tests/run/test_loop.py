@@ -277,6 +277,7 @@ def test_configs_that_cannot_run(changes, expected):
         outline(small_config(**changes))
 
 
+@pytest.mark.nightly
 def test_one_prompt_an_iteration(tmp_path):
     """As the authors' own code on one GPU; here of a JSONL file that holds no other."""
     prompt = "a red circle on a white background"
@@ -308,6 +309,7 @@ def test_too_many_scores_that_are_no_numbers_end_the_run(finished, tmp_path, mon
         loop.train(small_config(judges={"scene": {"max_invalid": 0.1}}), tmp_path / "run")
 
 
+@pytest.mark.nightly
 def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tmp_path, monkeypatch):
     original = iteration.make_batch
 
@@ -327,6 +329,7 @@ def test_a_non_finite_loss_names_iteration_and_keeps_the_checkpoint(finished, tm
     assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.nightly
 def test_a_full_disk_at_checkpoint_time(tmp_path):
     """Files may not grow beyond 2 MB: the checkpoint cannot be written, the message says so, nothing half-written counts."""
     workdir = tmp_path / "run"

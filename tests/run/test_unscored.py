@@ -81,6 +81,7 @@ def test_what_has_no_score_trains_nothing(failing, monkeypatch):
     assert summary["views/unscored"] == ((~missing).sum(-1) < 2).sum()
 
 
+@pytest.mark.nightly
 def test_a_run_with_lost_scores_ends_and_counts_them(failing, tmp_path):
     config = small(iterations=3)
     config.eval.judge = "scene"

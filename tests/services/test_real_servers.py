@@ -50,6 +50,7 @@ def test_a_real_language_model_rewrites_a_prompt(tmp_path):
         assert not unfaithful(PROMPT, text, operation)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_real_vision_language_model_sees_pictures(tmp_path):
     """A tiny random Qwen3-VL through `transformers serve`: pictures arrive, and what a random model says is text."""
