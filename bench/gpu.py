@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--plan", nargs="*", metavar="CHIP", help="chips to plan for (default: h200 h100)")
     parser.add_argument("--seconds", type=float, default=480.0, help="for all cases; those that are left then are left out")
-    parser.add_argument("--only", nargs="+", default=("kernels", "lora", "full", "stored", "judges"), metavar="CASE")
+    parser.add_argument("--only", nargs="+", default=("kernels", "judges", "peers", "lora", "full", "stored"), metavar="CASE")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plan is not None:

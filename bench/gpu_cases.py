@@ -1,4 +1,4 @@
-"""What bench/gpu.py measures: kernels, the programs of a LoRA run and of a full one at Flux's shapes, towers of judges.
+"""What bench/gpu.py measures of kernels, of a LoRA run and of a full one at Flux's shapes; gpu_judges has the judges.
 
 Weights are random and made on the device. A case is a process of its own, so that its peak of memory is its own.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,17 +14,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from bench import gpu_judges
+from bench.gpu_timing import peak, random, timed
 from mvgrpo_jax.configuration import arguments
 from mvgrpo_jax.core.structs import Batch, Condition, Old
-from mvgrpo_jax.models import clip, flux
+from mvgrpo_jax.models import flux
 from mvgrpo_jax.models.attention import attention
 from mvgrpo_jax.models.lora import join
-from mvgrpo_jax.planning import flops
 from mvgrpo_jax.planning.abstract import AbstractRun
-from mvgrpo_jax.rewards.preprocess import Preprocess
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 30.0  # seconds of a row's calls after which no further one is made
 
 SHARED = {"prompts_per_iteration": 1, "sampling.steps": 8, "sampling.max_sequence_length": 512, "train.passes": 2}
 BLOCKS = {"pipeline": "FLUX.1-dev:4+8", "train.param_dtype": "bfloat16"}
@@ -38,11 +36,6 @@ RUNS = {
 TINY = {"prompts_per_iteration": 1, "group_size": 2, "views.count": 1, "views.enhancer": "offline", "sampling.steps": 4}
 TINY |= {"train.passes": 2}
 TINY_RUNS = {"lora": TINY | {"lora.rank": 4, "train.remat": "full"}, "full": TINY, "stored": TINY}
-TOWERS = {  # name -> hidden size, width of the MLP, layers, heads, size and patch of pictures
-    "CLIP ViT-L/14": (1024, 4096, 24, 16, 224, 14),
-    "CLIP ViT-H/14": (1280, 5120, 32, 16, 224, 14),
-}
-TINY_TOWERS = {"CLIP tiny": (16, 32, 2, 2, 28, 14)}
 
 
 def config_of(case: str, tiny: bool = False, **changes):
@@ -52,41 +45,6 @@ def config_of(case: str, tiny: bool = False, **changes):
     for key, value in ((TINY_RUNS[case] if tiny else settings) | changes).items():
         arguments.override(config, key, str(value))
     return config
-
-
-def timed(call: Callable, inner: int = 1):
-    """(median seconds of a call after the first, its last result); inner: calls that are given to the device at once."""
-    seconds, out = [], None
-    while len(seconds) < 4 and sum(seconds) < LIMIT:
-        out, began = None, time.perf_counter()
-        for _ in range(inner):
-            out = call()
-        jax.block_until_ready(out)
-        seconds.append((time.perf_counter() - began) / inner)
-    return statistics.median(seconds[1:] or seconds), out
-
-
-def peak() -> int:
-    """The most bytes in use on the device since the process began; 0 where the platform does not count them."""
-    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-
-def random(shapes, seed: int = 0):
-    """Arrays on the device for abstract ones: kernels and tables that keep a vector's size, scales of 1, small biases."""
-    flat, tree = jax.tree_util.tree_flatten_with_path(shapes)
-
-    def make(key):
-        out = []
-        for (path, x), k in zip(flat, jax.random.split(key, len(flat))):
-            name = getattr(path[-1], "key", "") if path else ""
-            fan_in = math.prod(x.shape[:-1]) if len(x.shape) == 4 else x.shape[-2] if len(x.shape) > 1 else 1
-            wide = {"kernel": fan_in**-0.5, "bias": 0.02, "embedding": 0.1}.get(name, 1.0)
-            out.append(
-                jnp.ones(x.shape, x.dtype) if name == "scale" else (wide * jax.random.normal(k, x.shape)).astype(x.dtype)
-            )
-        return tree.unflatten(out)
-
-    return jax.jit(make, out_shardings=jax.tree.map(lambda x: x.sharding, shapes))(jax.random.key(seed))
 
 
 def error(got: jax.Array, want: jax.Array) -> float:
@@ -263,25 +221,7 @@ def programs(case: str, tiny: bool) -> Iterator[tuple[str, Callable]]:
         yield f"{case}: {name}", one
 
 
-def judges(tiny: bool) -> Iterator[tuple[str, Callable]]:
-    """Vision towers in float32, as the CLIP judge runs them, with its preprocessing on the device."""
-    for name, (hidden, mlp, layers, heads, size, patch) in (TINY_TOWERS if tiny else TOWERS).items():
-
-        def one(hidden=hidden, mlp=mlp, layers=layers, heads=heads, size=size, patch=patch):
-            shape = dict(hidden_size=hidden, intermediate_size=mlp, num_hidden_layers=layers, num_attention_heads=heads)
-            vision = clip.TowerConfig(**shape, image_size=size, patch_size=patch)
-            net = clip.clip(clip.ClipConfig(clip.TowerConfig(num_hidden_layers=1), vision, hidden))
-            prepare = Preprocess(size, (0.5,) * 3, (0.25,) * 3)
-            params = jax.jit(net.init)(jax.random.key(0))
-            images = jax.random.uniform(jax.random.key(1), (2, 32, 32, 3) if tiny else (48, 512, 512, 3))
-            embed = lambda p, x: net.bind(p).embed_image(prepare(x))
-            seconds, _ = timed(lambda run=jax.jit(embed): run(params, images))
-            operations = flops.count(embed, params, images)
-            return {"seconds": seconds, "operations": operations, "rate": len(images) / seconds, "unit": "pictures/s"}
-
-        yield name, one
-
-
 def rows(case: str, tiny: bool = False) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The rows of a case: names, and functions that measure them."""
-    return {"kernels": kernels, "judges": judges}[case](tiny) if case not in RUNS else programs(case, tiny)
+    others = {"kernels": kernels, "judges": gpu_judges.ours, "peers": gpu_judges.theirs}
+    return others[case](tiny) if case in others else programs(case, tiny)

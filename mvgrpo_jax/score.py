@@ -15,7 +15,7 @@ from pathlib import Path
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.errors import UserError, reports_errors
-from mvgrpo_jax.rewards import kinds, results, scoring
+from mvgrpo_jax.rewards import results, scoring
 from mvgrpo_jax.run.prompts import read_prompts
 
 
@@ -23,21 +23,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("mvgrpo_jax.score"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--judge",
-        action="append",
-        required=True,
-        metavar="NAME[=PLACE]",
-        help=f"may be repeated; NAME is a kind ({', '.join(kinds.names())}), PLACE the folder or file of its weights or its "
-        "address",
-    )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME.KEY=VALUE",
-        help="a setting of a judge, as in a config under judges.NAME.KEY; NAME.kind where NAME is no kind; may be repeated",
-    )
+    scoring.add_arguments(parser)
     parser.add_argument("--images", type=Path, nargs="+", required=True, metavar="FILE", help="picture files, or folders")
     parser.add_argument("--prompts", type=Path, help="file with a prompt a line")
     parser.add_argument("--prompt", action="append", default=[], help="may be repeated")

@@ -50,6 +50,7 @@ KINDS = {
     "TPU v5 lite": "v5e",
     "TPU v6 lite": "v6e",
     "NVIDIA H200": "h200",
+    "NVIDIA H100 80GB HBM3": "h100",
 }
 
 # A text GpuTargetConfigProto, the Hopper part of XLA's own h200/h100 descriptions with CUDA 13 and cuDNN 9.12.

@@ -6,12 +6,12 @@ import gzip
 import html
 import re
 import unicodedata
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.rewards.cut import Cut
 
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"  # the file of merges that OpenAI's CLIP and open_clip come with
 _FILES = ("tokenizer.json", "vocab.json")  # as transformers writes one
@@ -78,29 +78,17 @@ class Captions:
     warning. clean: whether they are cleaned as in open_clip."""
 
     def __init__(self, tokenizer, places: int, label: str, clean: bool = False):
-        self.tokenizer, self.label, self.clean = tokenizer, label, clean
+        self.tokenizer, self.clean = tokenizer, clean
         self.length = min(places, tokenizer.model_max_length)
-        self._cut: set[str] = set()
-        self._warned = False
+        self.cut = Cut(label, self.length)
 
     def __call__(self, texts: list[str]) -> np.ndarray:
         """int32 [N, length]."""
         given = [cleaned(text) for text in texts] if self.clean else texts
         encoded = self.tokenizer(given, padding="max_length", max_length=self.length, truncation=True)
-        self._note({text for text, one in zip(texts, encoded.encodings) if one.overflowing}, len(texts))
+        self.cut.note({text for text, one in zip(texts, encoded.encodings) if one.overflowing}, len(texts))
         return np.asarray(encoded["input_ids"], np.int32)
-
-    def _note(self, cut: set[str], count: int) -> None:
-        self._cut |= cut
-        if cut and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the {self.label} judge reads {self.length} tokens of a caption and cuts the rest, here of {len(cut)} of "
-                f"{count}, such as {min(cut)[:80]!r}; reward_captions_cut/NAME counts them. Shorter captions are judged whole",
-                stacklevel=4,
-            )
 
     def take_cut(self) -> int:
         """How many different texts were cut since the last call."""
-        count, self._cut = len(self._cut), set()
-        return count
+        return self.cut.take()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,25 @@ from mvgrpo_jax.rewards.panel import Panel
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SHEET = "sheet.png"
 BATCH = 16  # pictures that are held and judged at a time
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """--judge and --option, as `make_judges` reads them."""
+    parser.add_argument(
+        "--judge",
+        action="append",
+        required=True,
+        metavar="NAME[=PLACE]",
+        help=f"may be repeated; NAME is a kind ({', '.join(kinds.names())}), PLACE the folder or file of its weights or its "
+        "address",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME.KEY=VALUE",
+        help="a setting of a judge, as in a config under judges.NAME.KEY; NAME.kind where NAME is no kind; may be repeated",
+    )
 
 
 def make_judges(words: list[str], options: Sequence[str] = ()) -> dict[str, Judge]:

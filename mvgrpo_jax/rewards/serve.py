@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.errors import UserError, reports_errors
-from mvgrpo_jax.rewards import kinds, scoring
+from mvgrpo_jax.rewards import scoring
 from mvgrpo_jax.services import keys
 from mvgrpo_jax.services.settings import local
 
@@ -23,16 +23,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("mvgrpo_jax.rewards.serve"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--judge",
-        action="append",
-        required=True,
-        metavar="NAME[=PLACE]",
-        help=f"may be repeated; NAME is a kind ({', '.join(kinds.names())}), PLACE the folder or file of its weights",
-    )
-    parser.add_argument(
-        "--option", action="append", default=[], metavar="NAME.KEY=VALUE", help="a setting of a judge, as in a config"
-    )
+    scoring.add_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; beyond this machine with a token")
     parser.add_argument("--port", type=int, default=8090, help="0: a free one, which is printed")
     parser.add_argument("--token-file", type=Path, help="a file with the token that requests must bear, readable by you alone")

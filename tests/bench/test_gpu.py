@@ -69,7 +69,7 @@ def test_every_program_has_a_figure_of_plan():
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("case", ["full", "stored", "judges"])
+@pytest.mark.parametrize("case", ["full", "stored", "judges", "peers"])
 def test_the_other_cases_are_measured(case, tmp_path):
     rows = measured(case, tmp_path)
     assert rows and not [row["error"] for row in rows.values() if "error" in row]

@@ -1,27 +1,8 @@
 """What compiles, and when: nothing after the first iteration."""
 
-import jax
-import pytest
-
 from mvgrpo_jax.enhancers.online import OnlineSession
 from mvgrpo_jax.run import loop
 from tests.runs import small_config
-
-EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-@pytest.fixture
-def compiled():
-    """Names of the compilations that happen, in order; a line for the begin of each iteration."""
-    seen = []
-
-    def listen(event, duration, **facts):
-        if event == EVENT:
-            seen.append(str(facts.get("fun_name", event)))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield seen
-    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypatch):

@@ -8,7 +8,6 @@ good models draw has 5 to 12.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from mvgrpo_jax.models import qwen2_vl
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import spread
 from mvgrpo_jax.rewards.base import Judgement
+from mvgrpo_jax.rewards.cut import Cut
 from mvgrpo_jax.rewards.dialogue import Dialogue
 from mvgrpo_jax.rewards.patches import patches
 
@@ -115,8 +115,7 @@ class HPSv3Reward:
         }
         self.network = dataclasses.replace(network, shapes=shapes)
         self.dialogue = self.folder = None
-        self._cut: set[str] = set()
-        self._warned = False
+        self._cut = Cut("HPSv3", LENGTHS[-1])
 
     @property
     def token_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -127,21 +126,12 @@ class HPSv3Reward:
         return import_params(self.network, opened(self.folder, self.dtype), sharding=sharding)
 
     def take_cut(self) -> int:
-        count, self._cut = len(self._cut), set()
-        return count
+        return self._cut.take()
 
     def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
         """ids: int32 [N, S], from the caption to the token that is read; last: int32 [N], where that is."""
         made = {text: self.dialogue.own(text, LENGTHS[-1]) for text in set(texts)}
-        cut = {text for text, (_, was_cut) in made.items() if was_cut}
-        self._cut |= cut
-        if cut and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the HPSv3 judge reads {LENGTHS[-1]} tokens of a caption and cuts the rest, here of {len(cut)} of "
-                f"{len(texts)}, such as {min(cut)[:80]!r}; reward_captions_cut counts them. Shorter captions are judged whole",
-                stacklevel=2,
-            )
+        self._cut.note({text for text, (_, was_cut) in made.items() if was_cut}, len(texts))
         longest = max(len(ids) for ids, _ in made.values())
         rows = np.zeros((len(texts), next(n for n in LENGTHS if n >= longest)), np.int32)
         last = np.zeros(len(texts), np.int32)
