@@ -2,7 +2,9 @@
 
 'xla': plain operations, everywhere. 'cudnn': flash attention on NVIDIA GPUs (16-bit inputs, head size up to 128).
 'splash': the Pallas flash kernel on TPU, with 'splash_interpret' as the same kernel in Pallas' interpreter, for tests on a
-CPU. 'auto' chooses by platform and arithmetic. A flash kernel never stores the [heads, S, S] scores.
+CPU. 'auto' chooses by platform and arithmetic. 'native' leaves that to the lowering of each program, for networks that are
+built before it is known where they run: cudnn on NVIDIA GPUs where the inputs suit it, else xla. A flash kernel never stores
+the [heads, S, S] scores.
 """
 
 from __future__ import annotations
@@ -35,17 +37,37 @@ def choose(kind: str, platform: str, dtype: jnp.dtype) -> str:
     return kind
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, kind: str = "xla", bias=None, mask=None, scale=None) -> jax.Array:
-    """q, k, v: [N, S, heads, head_dim] -> [N, S, heads, head_dim].
+def attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, kind: str = "xla", bias=None, mask=None, causal: bool = False, scale=None
+) -> jax.Array:
+    """q: [N, S, heads, head_dim], k, v: the same, or of fewer heads that divide q's -> [N, S, heads, head_dim].
 
     bias: added to the logits, broadcast to [N, heads, S, S]; mask: bool, True where attention is allowed; both are for 'xla'.
+    causal and fewer heads are for 'xla', 'cudnn' and 'native'.
     """
+    plain = functools.partial(jax.nn.dot_product_attention, scale=scale, is_causal=causal)
     if kind == "xla":
-        return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=scale, implementation="xla")
+        return plain(q, k, v, bias=bias, mask=mask, implementation="xla")
     assert bias is None and mask is None, "flash kernels here are for full attention"
+    flash = functools.partial(_on_each_device, functools.partial(plain, implementation="cudnn"))
     if kind == "cudnn":
-        return _on_each_device(functools.partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn"), q, k, v)
+        return flash(q, k, v)
+    if kind == "native":
+        whole = functools.partial(plain, implementation="xla")
+        suits = q.dtype.itemsize == 2 and q.shape[-1] <= 128 and not q.shape[-1] % 8 and not k.shape[2] % rules.parts("hidden")
+        return jax.lax.platform_dependent(q, k, v, cuda=flash, default=whole) if suits and _cudnn() else whole(q, k, v)
+    assert not causal, "the splash kernel here is for full attention"
     return _on_each_device(functools.partial(_splash, scale=scale, interpret=kind == "splash_interpret"), q, k, v)
+
+
+def _cudnn() -> bool:
+    """Whether cuDNN's kernel can be traced here; JAX looks for the library when it does."""
+    x = jax.ShapeDtypeStruct((1, 64, 1, 64), jnp.bfloat16)
+    try:
+        jax.eval_shape(functools.partial(jax.nn.dot_product_attention, implementation="cudnn"), x, x, x)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _on_each_device(kernel, q, k, v) -> jax.Array:

@@ -32,6 +32,19 @@ def test_kernels_compute_softmax_attention(kind, length):
     np.testing.assert_allclose(got, plain(*(a.astype(np.float64) for a in (q, k, v))), atol=2e-5)
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2), (1, 2, 4)])
+def test_causal_attention_with_keys_that_heads_share(sizes):
+    """What a network asks for that does not know where it runs; a mesh may have more parts than there are keys' heads."""
+    q, k, v = inputs(20, batch=4, heads=8)
+    k, v = k[:, :, :2], v[:, :, :2]
+    with jax.set_mesh(make_mesh(*sizes)):
+        got = jax.jit(lambda *a: attention(*a, kind="native", causal=True))(*(jnp.asarray(a, jnp.bfloat16) for a in (q, k, v)))
+    q, k, v = (np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64) for a in (q, np.repeat(k, 4, 2), np.repeat(v, 4, 2)))
+    for length in (1, 7, 20):  # the last place sees all before it
+        want = plain(q[:, :length], k[:, :length], v[:, :length])[:, -1]
+        np.testing.assert_allclose(got[:, length - 1].astype(np.float32), want, atol=0.02)
+
+
 def test_the_tpu_kernels_gradient_under_views_on_a_mesh():
     """vmap over views and shard_map over samples and heads, as the update uses it; gradients equal the plain kernel's."""
     mesh = make_mesh(2, 2, 2)

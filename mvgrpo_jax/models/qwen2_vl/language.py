@@ -57,7 +57,7 @@ class Attention(nnx.Module):
         k = rotary.rotate(heads(self.k_proj(x), self.kv_heads), turn)
         v = heads(self.v_proj(x), self.kv_heads)
         if past is None:
-            mixed = attention(q, k, v, mask=np.tril(np.ones((x.shape[1],) * 2, bool))[None, None])
+            mixed = attention(q, k, v, kind="native", causal=True)
         else:
             mixed = continued(q, k, v, past)
         return self.o_proj(merge_heads(mixed)), Past(k, v)

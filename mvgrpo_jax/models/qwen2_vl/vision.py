@@ -41,7 +41,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x, turn):
         q, k, v = (heads(a, self.heads) for a in jnp.split(self.qkv(x), 3, axis=-1))
-        return self.proj(merge_heads(attention(rotary.rotate(q, turn), rotary.rotate(k, turn), v)))
+        return self.proj(merge_heads(attention(rotary.rotate(q, turn), rotary.rotate(k, turn), v, kind="native")))
 
 
 class Mlp(nnx.Module):
