@@ -25,6 +25,7 @@ class Case(NamedTuple):
     kind: str
     options: dict
     peer: Callable
+    tower: Callable | None = None  # torch's image tower or whole model, where it is compared apart
 
 
 # model_cfg of open_clip's models, unlike each other; the first's widths divide over the devices of a mesh.
@@ -83,7 +84,7 @@ def clip_open(folder: Path, variant: str) -> Case:
         save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
     prepare = oc.preparation(side, mean=MEAN, std=settings["std"], resize_mode=mode)
     peer = open_clip_scores(model, prepare)
-    return Case("clip", {"folder": str(folder), "scale": 2.0}, lambda p, c: 2.0 * peer(p, c))
+    return Case("clip", {"folder": str(folder), "scale": 2.0}, lambda p, c: 2.0 * peer(p, c), model)
 
 
 def letterboxed(picture: Image.Image, side: int) -> torch.Tensor:
@@ -280,7 +281,7 @@ def imagereward(folder: Path, variant: str) -> Case:
         with torch.no_grad():
             return np.asarray([[one(picture, caption) for caption in captions] for picture in pictures], np.float32)
 
-    return Case("imagereward", {"weights": str(folder / "ImageReward.pt"), "base": str(folder)}, peer)
+    return Case("imagereward", {"weights": str(folder / "ImageReward.pt"), "base": str(folder)}, peer, vision)
 
 
 MAKERS["imagereward"] = imagereward

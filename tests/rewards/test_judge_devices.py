@@ -18,7 +18,7 @@ from tests.rewards.judges import MAKERS
 @pytest.mark.parametrize("name", MAKERS)
 def test_eight_devices_give_one_devices_scores_and_each_sees_its_own_pictures(name, case):
     """Two prompts of four pictures under two texts: the image tower sees one picture a device, no collective carries one."""
-    kind, options, _ = case(name)
+    kind, options, *_ = case(name)
     judge = rewards.make(kind, options)
     images = np.random.default_rng(1).integers(0, 256, (2, 4, 20, 28, 3), np.uint8)
     texts = [["a red circle", "a blue square"], ["a black background", None]]
@@ -43,7 +43,7 @@ def test_eight_devices_give_one_devices_scores_and_each_sees_its_own_pictures(na
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_number_that_is_not_finite_makes_scores_invalid(name, case):
-    kind, options, _ = case(name)
+    kind, options, *_ = case(name)
     judge = rewards.make(kind, options)
     params = judge.load()
     tower = params["vision_model"]["encoder"]["layers"]["mlp"]["fc2"]
@@ -55,7 +55,7 @@ def test_a_number_that_is_not_finite_makes_scores_invalid(name, case):
 
 
 def test_weights_that_are_not_the_judges(case, tmp_path):
-    kind, options, _ = case("hpsv2")
+    kind, options, *_ = case("hpsv2")
     whole = open(options["weights"], "rb").read()
     for name, content, expected in (
         ("cut.pt", whole[: len(whole) // 2], "a zip archive that is cut short"),
@@ -80,7 +80,7 @@ def test_weights_that_are_not_the_judges(case, tmp_path):
 @pytest.mark.parametrize("name", ["hpsv2", "imagereward"])
 def test_arithmetic_in_16_bits_is_near(name, case):
     """Parameters of 16 bits, which plans count as such, and scores of 32 that differ by the rounding of the arithmetic."""
-    kind, options, _ = case(name)
+    kind, options, *_ = case(name)
     images = jnp.asarray(np.random.default_rng(2).integers(0, 256, (1, 3, 24, 24, 3), np.uint8))
     scores = {}
     for each in ("float32", "bfloat16"):
@@ -98,7 +98,7 @@ def test_arithmetic_in_16_bits_is_near(name, case):
 
 def test_a_picture_is_looked_at_once_for_all_captions(case):
     """Operations grow with captions by those of the text alone: of ImageReward's two networks, the image's count once."""
-    kind, options, _ = case("imagereward")
+    kind, options, *_ = case("imagereward")
     judge = rewards.make(kind, options)
     params, images = judge.load(), jnp.zeros((1, 2, 32, 32, 3), jnp.uint8)
 

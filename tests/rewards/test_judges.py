@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from mvgrpo_jax import rewards
 from mvgrpo_jax.rewards import scoring
 from tests.rewards.judges import MAKERS
 
@@ -40,7 +42,7 @@ def pictures(tmp_path_factory):
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.filterwarnings("ignore:the .* judge reads")
 def test_scores_from_files_are_torchs(name, variant, case, pictures):
-    kind, options, peer = case(name, variant)
+    kind, options, peer, _ = case(name, variant)
     shown = {"exact": slice(0, 3), "quick": slice(3, 5)}[variant]  # each size is a program of its own
     paths, images = (items[shown] for items in pictures)
     words = [f"judge.{key}={value}" for key, value in options.items()] + [f"judge.kind={kind}"]
@@ -51,3 +53,27 @@ def test_scores_from_files_are_torchs(name, variant, case, pictures):
     np.testing.assert_allclose(got["judge"], want, atol=tolerance)
     assert np.median(np.ptp(want, axis=0)) > 10 * tolerance  # the pictures differ, so that the comparison says something
     assert name == "aesthetic" or np.median(np.ptp(want, axis=1)) > 10 * tolerance
+
+
+def near(got, want):
+    want = want.numpy()
+    np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("variant", ["exact", "quick"])
+@pytest.mark.parametrize("name", ["clip of open_clip", "imagereward"])
+def test_towers_are_torchs(name, variant, case):
+    """tests/models has those of transformers."""
+    kind, options, _, tower = case(name, variant)
+    judge = rewards.make(kind, options)
+    net, side, rng = judge.network.bind(judge.load()), judge.prepare.side, np.random.default_rng(0)
+    image = rng.normal(size=(3, side, side, 3)).astype(np.float32)
+    pixels = torch.from_numpy(image.transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        if name == "imagereward":
+            near(net.vision_model(image), tower(pixels).last_hidden_state)
+            return
+        near(net.embed_image(image), tower.encode_image(pixels, normalize=True))
+        ids = rng.integers(300, 40_000, (3, tower.positional_embedding.shape[0]))
+        ids[[0, 1, 2], [2, 17, -1]] = 49407  # ends
+        near(net.embed_text(ids), tower.encode_text(torch.from_numpy(ids), normalize=True))
