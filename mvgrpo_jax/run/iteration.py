@@ -21,7 +21,8 @@ from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.rewards.means import deviations, mean
 from mvgrpo_jax.run.build import Run
 from mvgrpo_jax.run.metrics import Clock
-from mvgrpo_jax.run.programs import ROLLOUT_NOISE, ROLLOUT_STEPS, SELECTION, needs_old, sampler_of
+from mvgrpo_jax.run.painting import ROLLOUT_NOISE, ROLLOUT_STEPS, SELECTION
+from mvgrpo_jax.run.programs import needs_old, sampler_of
 
 
 class Samples(NamedTuple):

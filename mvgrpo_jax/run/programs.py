@@ -1,4 +1,4 @@
-"""The compiled programs of a run: encode, rollout, decode, old log-probabilities, update, evaluation.
+"""The compiled programs of a run: those that make pictures, and views, selection, old log-probabilities, update.
 
 Training, evaluation and ahead-of-time planning call these same functions.
 """
@@ -14,8 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from mvgrpo_jax import algorithms, pipelines
-from mvgrpo_jax.algorithms.base import Algorithm
-from mvgrpo_jax.core import optim, rollout, schedules, seeds, selection
+from mvgrpo_jax.core import optim, rollout, schedules, selection
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.core.precision import dtype_of, masters_of, with_master_weights
 from mvgrpo_jax.core.structs import Condition, TrainState, Trajectory
@@ -24,13 +23,7 @@ from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import rules, spread
-
-# What a device works on at a time: pixels of pictures that it decodes, 12 of 512 x 512, and texts that it encodes.
-DECODED, ENCODED = 12 * 512 * 512, 8
-# Texts, or pictures of an evaluation, that are worked on at a time where their number is free; or one for each device.
-ITEMS = 16
-# What random numbers are for; fold_in(fold_in(key(seed), iteration), purpose) is all the RNG state there is.
-ROLLOUT_NOISE, ROLLOUT_STEPS, EVALUATION, ADAPTERS, SELECTION = range(5)
+from mvgrpo_jax.run.painting import ADAPTERS, ENCODED, Painting
 
 
 def network_options(config, platform: str) -> dict:
@@ -63,24 +56,14 @@ def sigma_grid(steps: int, tokens: int, shift: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Programs:
-    """Static parts of a run. Parameters travel as arguments, so nothing here holds an array of the model.
+class Programs(Painting):
+    """Static parts of a run.
 
     views: V of an update, the prompt and its captions, filled up where devices that share a prompt split its views.
     caption_branches: R where each branch has captions of its own, else 1.
     """
 
-    pipeline: pipelines.Pipeline
-    policy: Policy
-    algorithm: Algorithm
     updater: Updater
-    mesh: Mesh
-    sigmas: np.ndarray
-    g: np.ndarray
-    eval_sigmas: np.ndarray
-    eval_solver: str
-    text_length: int
-    seed: int
     views: int
     caption_branches: int
     lora: LoraConfig | None = None
@@ -118,7 +101,6 @@ class Programs:
             pipeline,
             policy,
             algorithm,
-            updater,
             mesh,
             sigmas,
             g,
@@ -126,6 +108,7 @@ class Programs:
             config.eval.solver,
             s.max_sequence_length or pipelines.text_length(pipeline),
             config.seed,
+            updater,
             captions + 1,
             algorithm.graph.branches if own else 1,
             adapter,
@@ -158,48 +141,9 @@ class Programs:
         return algorithm.select(key, trajectory, algorithm.advantage(rewards, active, trajectory, memory), stage, self.sigmas)
 
     @property
-    def latent_shape(self) -> tuple[int, int]:
-        return self.policy.tokens, self.pipeline.flux_config.in_channels
-
-    def place(self, *axes: str | None) -> NamedSharding:
-        """Where an array lives whose leading dimensions are split by logical axes (parallel.rules); without any, everywhere."""
-        return rules.sharding(self.mesh, *axes)
-
-    @property
     def of_views(self) -> NamedSharding:
         """Where an array [V, P, ...] lives."""
         return self.place("lanes" if self.updater.spread_views else None, "prompts")
-
-    @property
-    def items(self) -> int:
-        """How many texts, or pictures of an evaluation, are worked on at a time."""
-        return spread.padded(ITEMS, rules.parts("batch", self.mesh))
-
-    @property
-    def replicated(self) -> NamedSharding:
-        return self.place()
-
-    def key(self, iteration: int, purpose: int) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(seeds.key(self.seed), iteration), purpose)
-
-    @cached_property
-    def encode(self):
-        """(text encoders' params, ids_clip [items, S], ids_t5) -> Condition [items], each text on its own device."""
-        return self._encode_one_each(self.place("batch"))
-
-    @cached_property
-    def encode_prompts(self):
-        """(text encoders' params, ids_clip [P, S], ids_t5) -> Condition [P]."""
-        return self._encode_one_each(self.place("prompts"))
-
-    def _encode_one_each(self, place: NamedSharding):
-        def run(params, *ids) -> Condition:
-            encoded = pipelines.encode_lanes(
-                self.pipeline, params, *(a[:, None] for a in ids), dtype=self.policy.dtype, most=ENCODED
-            )
-            return jax.tree.map(lambda a: a[:, 0], encoded)
-
-        return jax.jit(run, out_shardings=place)
 
     @cached_property
     def encode_views(self):
@@ -209,103 +153,6 @@ class Programs:
             return pipelines.encode_views(self.pipeline, params, *ids, dtype=self.policy.dtype, most=ENCODED)
 
         return jax.jit(run, out_shardings=self.of_views)
-
-    @cached_property
-    def rollout(self):
-        """(params, Condition [P], noise key, step key, shift) -> (Trajectory, anchors' latents [P, noises, L, C])."""
-        return self._from_noise(rollout.rollout)
-
-    @cached_property
-    def anchor(self):
-        """(params, Condition [P], noise key, step key, shift) -> (Trajectory whose x0 are the draws, anchors' latents).
-
-        With `finish`, what `rollout` does, in pieces: the pictures of a branch are there before those of the next.
-        """
-        return self._from_noise(rollout.anchor)
-
-    def _from_noise(self, draw):
-        def run(params, condition: Condition, noise_key, step_key, shift) -> tuple[Trajectory, jax.Array]:
-            graph, prompts = self.algorithm.graph, condition.txt.shape[0]
-            start = rules.constrain(jax.random.normal(noise_key, (prompts, graph.noises, *self.latent_shape)), "prompts")
-            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-            shift = shift if graph.moving else 0  # of a graph that stays, every number of steps is known to the compiler
-            noise = rollout.normals(step_key)
-            return draw(velocity, graph, self.algorithm.kernel, self.sigmas, self.g, start, noise, shift)
-
-        return jax.jit(run, out_shardings=self.place("prompts"))
-
-    @cached_property
-    def finish(self):
-        """(params, Condition [P], draws [P, R, G, L, C]) -> their final latents [P, R, S, L, C], by ODE."""
-        return self._to_the_end(tuple(range(self.algorithm.graph.branches)), lambda x: x)
-
-    def tail(self, branch: int):
-        """`finish` of one branch: final latents [P, S, L, C]."""
-        if branch not in self._tails:
-            self._tails[branch] = self._to_the_end((branch,), lambda x: x[:, 0])
-        return self._tails[branch]
-
-    @cached_property
-    def _tails(self) -> dict:
-        return {}
-
-    def _to_the_end(self, branches: tuple[int, ...], shape):
-        def run(params, condition: Condition, draws):
-            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-            draws = rules.constrain(draws[:, branches[0] : branches[-1] + 1], "prompts")
-            return shape(rollout.finish(velocity, self.algorithm.graph, self.sigmas, draws, branches))
-
-        return jax.jit(run, out_shardings=self.place("prompts"))
-
-    @cached_property
-    def branch(self):
-        """([P, R, ...], r) -> [P, ...] of branch r."""
-        return jax.jit(lambda x, r: x[:, r], out_shardings=self.place("prompts"))
-
-    @cached_property
-    def join(self):
-        """Branches [P, ...], R of them -> [P, R, ...]."""
-        return jax.jit(lambda branches: jnp.stack(branches, axis=1), out_shardings=self.place("prompts"))
-
-    @cached_property
-    def decode(self):
-        """(VAE's params, latents [P, n, L, C]) -> (pictures uint8 [P, m, H, W, 3], whether each is finite, bool [P, m]).
-
-        The devices that hold a prompt have equal shares of its pictures; where n does not divide, m is the next number that
-        does, and the last picture is repeated. A device decodes at most DECODED pixels at a time: the decoder's last
-        activations are large.
-        """
-        return jax.jit(self._decode, out_shardings=(self.place("prompts", "lanes"), self.replicated))
-
-    def _decode(self, params, latents) -> tuple[jax.Array, jax.Array]:
-        most = DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2)
-        return pipelines.decode_lanes(self.pipeline, params, latents, self.policy.grid, self.policy.dtype, most)
-
-    @cached_property
-    def evaluate(self):
-        """(params, Condition [items], noise [items, L, C]) -> final latents [items, L, C] of the ODE."""
-
-        def run(params, condition: Condition, noise):
-            velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
-            return rollout.sample(velocity, noise[:, None], self.eval_sigmas, self.eval_solver)[:, 0]
-
-        return jax.jit(run, out_shardings=self.place("batch"))
-
-    @cached_property
-    def decode_items(self):
-        """`decode` of latents [items, L, C], each on its own device: pictures [items, 1, H, W, 3], finite [items, 1]."""
-        run = lambda params, latents: self._decode(params, latents[:, None])
-        return jax.jit(run, out_shardings=(self.place("batch"), self.replicated))
-
-    @cached_property
-    def evaluation_noise(self):
-        """numbers of pictures [items] -> noise [items, L, C]; a picture's depends on the seed and its number alone."""
-
-        def run(numbers):
-            keys = jax.vmap(lambda i: jax.random.fold_in(self.key(0, EVALUATION), i))(numbers)
-            return jax.vmap(lambda k: jax.random.normal(k, self.latent_shape))(keys)
-
-        return jax.jit(run, out_shardings=self.place("batch"))
 
     @property
     def trained_shapes(self):
@@ -341,19 +188,6 @@ class Programs:
     def old_densities(self):
         """(params, Batch) -> Old."""
         return jax.jit(self.updater.old_densities, out_shardings=self.of_views)
-
-    @cached_property
-    def keep(self):
-        """(tree of [P * count, ...], which of its `count` each of P slots keeps [P]) -> tree of [P, ...]."""
-
-        def run(tree, kept):
-            def pick(a):
-                a = a.reshape(len(kept), -1, *a.shape[1:])
-                return jnp.take_along_axis(a, kept.reshape(-1, *[1] * (a.ndim - 1)), axis=1)[:, 0]
-
-            return jax.tree.map(pick, tree)
-
-        return jax.jit(run, out_shardings=self.place("prompts"))
 
     @cached_property
     def select(self):
