@@ -44,6 +44,7 @@ ARMS: dict[str, dict[str, object]] = {
     **{f"K = {k}": {"views.count": k} for k in (1, 2, 4, 8, 12)},
     "unrelated captions": UNRELATED,
     "sum over views": {"views.aggregate": "sum"},
+    **{f"prompt weight {w}": {"views.aggregate": "balanced", "views.prompt_weight": w} for w in (0.25, 0.5, 0.75)},
     "one perspective": {"views.perspectives": ("subject",)},
     **{f"S = {s}": {"algorithm.mvgrpo.trained_steps": s} for s in ((0,), (1,), (0, 1, 2), (0, 1, 2, 3))},
 }

@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
         {
             "count": -1,  # K captions beside the prompt; -1: the algorithm's own: mvgrpo one a sample of a group, others none
             "enhancer": "embedded",  # none | embedded, vlm (look at the pictures; vlm by a server) | offline (a file)
-            "aggregate": "mean",  # mean | sum over the views
+            "aggregate": "mean",  # over the views: mean | sum | balanced (the prompt against all its captions)
+            "prompt_weight": 0.5,  # of the prompt's own view where balanced; its captions share the rest
             "perspectives": (),  # names of those that are drawn from; empty: all
             "instructions": "",  # a file of perspectives, 'name: instruction' a line; empty: the built-in ones
             "file": "",  # captions written by the enhance command: of the offline enhancer, or to replace missing ones

@@ -9,7 +9,7 @@ Every sample is scored under the prompt c_0 and K further captions c_k, and
 
 From the paper: the objective, both kinds of enhancer, shift 3, guidance 3.5, learning rate 2e-6. From the same authors'
 later code (Bujiazi/GRPO-Series): S = {0, 2, 4, 6} of 16 steps, G = 12, noise level 0.7, unbiased deviation + 1e-8,
-advantages clipped at 5, weight decay 1e-4. Ours: w_k = 1/(K + 1) unless config.views.aggregate says 'sum'; clip range.
+advantages clipped at 5, weight decay 1e-4. Ours: w_k = 1/(K + 1) unless config.views.aggregate says otherwise; clip range.
 """
 
 from mvgrpo_jax.algorithms.base import Algorithm, normalised, options

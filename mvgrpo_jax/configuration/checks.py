@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     "views.count": Int(0, 4096, also=(-1,)),
     "views.enhancer": Choice.of(ENHANCERS),
     "views.aggregate": Choice.of(objectives.AGGREGATES),
+    "views.prompt_weight": Real(0.0, 1.0, above=True),
     "views.perspectives": Tuple(Text(empty=False)),
     "views.instructions": Text(),
     "views.file": Text(),

@@ -211,17 +211,24 @@ def nft(*, beta: float, bound: float, kl: float) -> Objective:
     return Objective(loss, reference=bool(kl), evaluations=(1, 2 if kl else 1))
 
 
-AGGREGATES = ("mean", "sum")
+AGGREGATES = ("mean", "sum", "balanced")
 
 
-def view_weights(active: jax.Array, aggregate: str) -> jax.Array:
+def view_weights(active: jax.Array, aggregate: str, prompt_weight: float = 0.5) -> jax.Array:
     """The weight of each view in the multi-view objective (MV-GRPO, arXiv 2603.12648, w_k).
 
-    active: bool [V, ...], False where a caption is missing. 'mean': 1 / (number of active views); 'sum': 1 each.
+    active: bool [V, ...], the prompt's own view first, False where a caption is missing. 'mean': 1 / (number of active views);
+    'sum': 1 each; 'balanced': prompt_weight, in (0, 1], for the prompt and the rest shared by the captions; what is missing on
+    one side goes to the other.
     """
     active = active.astype(jnp.float32)
     if aggregate == "mean":
         return active / jnp.maximum(active.sum(0), 1.0)
     if aggregate == "sum":
         return active
+    if aggregate == "balanced":
+        prompt, captions = active[:1], active[1:]
+        each = (1.0 - prompt_weight) * captions / jnp.maximum(captions.sum(0), 1.0)
+        weights = jnp.concatenate([prompt_weight * prompt, each])
+        return weights / jnp.maximum(weights.sum(0), 1e-9)
     raise ValueError(f"unknown aggregation of views {aggregate!r}; there are: {', '.join(AGGREGATES)}")

@@ -227,7 +227,7 @@ def make_batch(
     with clock("text"):
         encoded = run.text.encode_views(views.captions)
     trained = {name: scores.by_judge[name] for name in run.weights}
-    of_view = view_weights(scores.active, run.config.views.aggregate)
+    of_view = view_weights(scores.active, run.config.views.aggregate, run.config.views.prompt_weight)
     stage = programs.algorithm.schedule(iteration).stage
     key = programs.key(iteration, SELECTION)
     transitions, advantage, weight, log = programs.select(key, samples.trajectory, trained, of_view, samples.memory, stage)

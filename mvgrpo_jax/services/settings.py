@@ -44,7 +44,7 @@ class Access:
         if self.retries < 0 or self.backoff_s < 0 or self.hedge < 0:
             raise UserError("retries, backoff_s and hedge of a service must not be negative")
         if not self.endpoints:
-            raise UserError("a service needs at least one endpoint, such as http://localhost:8000/v1")
+            raise UserError("endpoints: a service needs at least one endpoint, such as http://localhost:8000/v1")
         for url in self.endpoints:
             check_url(url)
         if self.ca_file and not Path(self.ca_file).is_file():

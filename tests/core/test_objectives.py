@@ -42,5 +42,10 @@ def test_view_weights():
     active = np.array([[True, True], [True, False], [True, False]])
     np.testing.assert_allclose(objectives.view_weights(active, "mean"), [[1 / 3, 1], [1 / 3, 0], [1 / 3, 0]], rtol=1e-6)
     np.testing.assert_allclose(objectives.view_weights(active, "sum"), active)
-    with pytest.raises(ValueError, match="mean, sum"):
+    np.testing.assert_allclose(
+        objectives.view_weights(active, "balanced", 0.25), [[0.25, 1], [0.375, 0], [0.375, 0]], rtol=1e-6
+    )
+    no_prompt = np.array([[False, False], [True, False], [True, False]])
+    np.testing.assert_allclose(objectives.view_weights(no_prompt, "balanced"), [[0, 0], [0.5, 0], [0.5, 0]], rtol=1e-6)
+    with pytest.raises(ValueError, match="mean, sum, balanced"):
         objectives.view_weights(active, "median")
