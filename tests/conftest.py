@@ -22,6 +22,11 @@ import jax  # noqa: F401  (reads the environment)
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def random_pipeline(tmp_path_factory):
     """make(variant) -> folder of a small random FluxPipeline, written by diffusers itself; see tests/peers.py."""

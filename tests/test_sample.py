@@ -8,6 +8,8 @@ from PIL import Image
 from mvgrpo_jax import sample
 from tests import peers
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = ["a small red circle top-left", "two shapes on a blue background"]
 
 

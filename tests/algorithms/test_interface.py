@@ -16,6 +16,8 @@ from mvgrpo_jax.errors import UserError
 from tests.algorithms import harness
 from tests.algorithms.plain import PROMPTS
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(mvgrpo_jax.__file__).parent
 SHARED = sorted(p for folder in ("core", "parallel", "run", "planning") for p in (PACKAGE / folder).glob("*.py"))
 

@@ -19,6 +19,8 @@ from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.planning import flops
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 PLAN = shared_anchor(5, (0, 2), 4)
 FULL = window(4, 0, 4, 3, trained=(0, 1, 2))
 
@@ -263,7 +265,14 @@ def test_a_non_finite_update_is_not_applied(shared):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=["data", "fsdp", "mixed"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((8, 1, 1), id="data", marks=pytest.mark.nightly),
+        pytest.param((1, 8, 1), id="fsdp", marks=pytest.mark.nightly),
+        pytest.param((2, 2, 2), id="mixed"),
+    ],
+)
 def test_eight_devices_give_the_update_of_one(sizes):
     up, params = tiny.updater()
     batch = tiny.draw(up, params, PLAN, views=3, prompts=8)

@@ -21,6 +21,8 @@ from tests.runs import leaves, small_config
 from tests.services import faults
 from tests.services.faults import FaultServer, says, seeded, slow, status
 
+pytestmark = pytest.mark.slow
+
 IMAGES = to_uint8(np.stack([[[render.draw(scene.sample(np.random.default_rng([p, g]))) for g in range(3)]] for p in range(2)]))
 PROMPTS = ["a red circle", "a small blue square"]
 

@@ -11,6 +11,8 @@ from mvgrpo_jax.convert import import_params
 from mvgrpo_jax.models import clip, flux, vae
 from tests import peers
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = list(peers.VARIANTS)
 TOLERANCE = 1e-4
 

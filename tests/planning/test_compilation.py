@@ -13,6 +13,8 @@ from mvgrpo_jax.configuration import arguments
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.planning import hardware
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "text, message",

@@ -13,6 +13,8 @@ from mvgrpo_jax.rewards import Panel
 from mvgrpo_jax.run import loop
 from tests.runs import small_config
 
+pytestmark = pytest.mark.slow
+
 
 def settings():
     """That of test_few_prompts, with an evaluation and kept densities."""
@@ -61,7 +63,8 @@ def both(tmp_path_factory):
     def loading(outlined):
         run, initial = load(outlined)
         programs = run.programs
-        names = [n for n, a in vars(type(programs)).items() if isinstance(a, functools.cached_property)]
+        members = [m for kind in type(programs).__mro__ for m in vars(kind).items()]
+        names = [n for n, a in members if isinstance(a, functools.cached_property)]
         for name in set(names) - {"state_shardings", "_tails", "init", "adapters"}:
             if hasattr(program := getattr(programs, name), "lower"):
                 vars(programs)[name] = watched(name, program)

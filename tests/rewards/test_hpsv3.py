@@ -12,6 +12,8 @@ from mvgrpo_jax.rewards.kinds import hpsv3 as kind
 from tests.rewards.hpsv3_peer import VARIANTS, judge_of
 from tests.rewards.test_rewards import judged
 
+pytestmark = pytest.mark.slow
+
 CAPTIONS = [
     "",
     "a cat",

@@ -14,6 +14,8 @@ from mvgrpo_jax.planning import flops
 from tests.hlo import shapes_sent
 from tests.rewards.judges import MAKERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_eight_devices_give_one_devices_scores_and_each_sees_its_own_pictures(name, case):

@@ -14,6 +14,8 @@ from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import drift, evaluation, export, loop, sampling, trained
 from tests.runs import small_config
 
+pytestmark = pytest.mark.slow
+
 SCORES = {0: 0.95, 1: 0.2, 2: 0.9}  # before training, after one iteration and after two
 
 

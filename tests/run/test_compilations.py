@@ -1,8 +1,12 @@
 """What compiles, and when: nothing after the first iteration."""
 
+import pytest
+
 from mvgrpo_jax.enhancers.online import OnlineSession
 from mvgrpo_jax.run import loop
 from tests.runs import small_config
+
+pytestmark = pytest.mark.slow
 
 
 def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypatch):

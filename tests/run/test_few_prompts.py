@@ -15,6 +15,8 @@ from mvgrpo_jax.run.conditions import ENCODERS
 from mvgrpo_jax.run.metrics import Clock
 from tests.runs import small_config
 
+pytestmark = pytest.mark.slow
+
 
 def one_iteration(judged=None, **mesh):
     """(run, samples, scores, batch, state before and after, metrics) of the first iteration. judged: the scores that it trains

@@ -1,8 +1,9 @@
-"""One iteration of configs/flux_nano.py against recorded numbers: whatever changes the mathematics shows here."""
+"""One iteration against recorded numbers: whatever changes the mathematics shows here."""
 
 import jax
 import numpy as np
 import optax
+import pytest
 
 from configs import flux_nano
 from mvgrpo_jax.core.policy import assemble
@@ -11,14 +12,33 @@ from mvgrpo_jax.run.build import build
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
 from mvgrpo_jax.run.prompts import stream
+from tests.runs import small_config
 
-# Name -> (recorded, tolerance relative, absolute). At ratio 1 the loss is minus the mean advantage: nothing but rounding.
+# Of a small run, and of configs/flux_nano.py: name -> recorded.
 GOLDEN = {
-    "reward/scene": (0.6532334, 1e-3, 0.0),
-    "loss": (0.0, 0.0, 2e-5),
-    "gradient RMS": (1.2450077e-06, 1e-3, 0.0),
-    "update RMS": (8.6550076e-05, 1e-3, 0.0),
-    "parameter RMS": (0.1795035, 1e-5, 0.0),
+    "small": {
+        "reward/scene": 0.7579291,
+        "loss": 0.0,
+        "gradient RMS": 1.1307521e-05,
+        "update RMS": 0.00096194655,
+        "parameter RMS": 0.1795057,
+    },
+    "flux_nano": {
+        "reward/scene": 0.6532334,
+        "loss": 0.0,
+        "gradient RMS": 1.2450077e-06,
+        "update RMS": 8.6550076e-05,
+        "parameter RMS": 0.1795035,
+    },
+}
+CONFIGS = {"small": small_config, "flux_nano": flux_nano.get_config}
+# Name -> tolerance relative, absolute. At ratio 1 the loss is minus the mean advantage: nothing but rounding.
+TOLERANCE = {
+    "reward/scene": (1e-3, 0.0),
+    "loss": (0.0, 2e-5),
+    "gradient RMS": (1e-3, 0.0),
+    "update RMS": (1e-3, 0.0),
+    "parameter RMS": (1e-5, 0.0),
 }
 
 
@@ -26,8 +46,7 @@ def rms(tree) -> float:
     return float(optax.tree.norm(tree)) / sum(x.size for x in jax.tree.leaves(tree)) ** 0.5
 
 
-def one_iteration() -> dict[str, float]:
-    config = flux_nano.get_config()
+def one_iteration(config) -> dict[str, float]:
     config.eval.every = 0
     config.optimizer.warmup = 0
     run, initial = build(config)
@@ -52,13 +71,15 @@ def one_iteration() -> dict[str, float]:
     }
 
 
-def test_an_iteration_gives_the_recorded_numbers():
-    found = one_iteration()
-    table = "\n".join(f'    "{name}": {value!r},' for name, value in found.items())
+@pytest.mark.parametrize("name", ["small", pytest.param("flux_nano", marks=pytest.mark.nightly)])
+def test_an_iteration_gives_the_recorded_numbers(name):
+    found = one_iteration(CONFIGS[name]())
+    table = "\n".join(f'        "{key}": {value!r},' for key, value in found.items())
     advice = (
-        "one iteration of configs/flux_nano.py does not give the recorded numbers any more. If the mathematics was not meant "
-        "to change, find what did with git bisect and this test. If it was, say why in the commit, see that the study's "
-        f"scores hold (bench/study.py), and record the new numbers in GOLDEN:\n{table}"
+        f"one iteration of {name} does not give the recorded numbers any more. If the mathematics was not meant to change, "
+        "find what did with git bisect and this test. If it was, say why in the commit, see that the study's scores hold "
+        f"(bench/study.py), and record the new numbers of both configs in GOLDEN:\n{table}"
     )
-    for name, (value, relative, absolute) in GOLDEN.items():
-        assert np.isclose(found[name], value, rtol=relative, atol=absolute), advice
+    for key, value in GOLDEN[name].items():
+        relative, absolute = TOLERANCE[key]
+        assert np.isclose(found[key], value, rtol=relative, atol=absolute), advice

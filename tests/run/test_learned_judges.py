@@ -41,6 +41,7 @@ def config(hpsv3, tmp_path, monkeypatch):
     return c
 
 
+@pytest.mark.nightly
 def test_a_run_under_learned_judges_that_fail_on_some_pictures(config, compiled, tmp_path, monkeypatch):
     iterate = loop.Loop.iterate
     monkeypatch.setattr(loop.Loop, "iterate", lambda self, number: (iterate(self, number), compiled.append(number)))

@@ -21,6 +21,8 @@ from mvgrpo_jax.run.build import outline
 from tests.processes import succeed, together
 from tests.runs import leaves, numbers, small_config
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.hlo import shapes_sent
 from tests.processes import succeed, together
 
+pytestmark = pytest.mark.slow
+
 # Of each process: the events of an overlapped iteration, encodings under text stores that differ, and how many of these texts
 # the encoders were run for.
 SCRIPT = """
