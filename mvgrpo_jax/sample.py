@@ -13,8 +13,8 @@ from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.pipelines import Pipeline
+from mvgrpo_jax.prompts import read_prompts
 from mvgrpo_jax.run import sampling
-from mvgrpo_jax.run.prompts import read_prompts
 from mvgrpo_jax.storage import place
 
 

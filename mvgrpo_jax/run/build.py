@@ -20,12 +20,12 @@ from mvgrpo_jax.enhancers import Enhancer
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.mesh import check_devices, seen
+from mvgrpo_jax.prompts import load_prompts
 from mvgrpo_jax.run import budget, export, placement
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.evaluation import Evaluation
 from mvgrpo_jax.run.programs import Programs, network_options
-from mvgrpo_jax.run.prompts import load_prompts
 
 
 class Outline(NamedTuple):

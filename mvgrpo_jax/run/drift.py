@@ -20,12 +20,12 @@ from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import FileEnhancer
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.run import trained
 from mvgrpo_jax.run.build import Run, build
 from mvgrpo_jax.run.iteration import begin_captions, draw
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
-from mvgrpo_jax.run.prompts import stream
 
 FIELDS = ("kind", "iteration", "prompt", "step", "sample", "view", "drift")
 

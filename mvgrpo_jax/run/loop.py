@@ -21,6 +21,7 @@ from mvgrpo_jax.errors import Outage, Stopped, UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
+from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.rewards.means import mean
 from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops
 from mvgrpo_jax.run import iteration as stages
@@ -29,7 +30,6 @@ from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import averaged, sampler_of
-from mvgrpo_jax.run.prompts import stream
 from mvgrpo_jax.storage import place
 
 

@@ -6,11 +6,11 @@ import optax
 
 from configs import flux_nano
 from mvgrpo_jax.core.policy import assemble
+from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.build import build
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
-from mvgrpo_jax.run.prompts import stream
 
 # Name -> (recorded, tolerance relative, absolute). At ratio 1 the loss is minus the mean advantage: nothing but rounding.
 GOLDEN = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run.prompts import load_prompts, stream
+from mvgrpo_jax.prompts import load_prompts, stream
 
 TEXTS = [f"prompt {i}" for i in range(7)]
 
