@@ -12,7 +12,8 @@ from typing import Any
 
 DECIDES = (
     *("seed", "prompts_per_iteration", "group_size", "pipeline", "image.height", "image.width"),
-    *("prompts.train", "prompts.train_count", "algorithm.name", "algorithm."),
+    *("prompts.train", "prompts.train_count", "prompts.kind", "prompts.dedup", "prompts.min_length", "prompts.max_length"),
+    *("prompts.blocklist", "algorithm.name", "algorithm."),
     *("views.count", "views.enhancer", "views.aggregate", "views.perspectives", "views.instructions", "views.file"),
     *("views.language", "views.image.format", "views.image.quality", "views.image.size", "views.service.model"),
     *("views.service.max_tokens", "views.service.temperature", "views.service.extra"),

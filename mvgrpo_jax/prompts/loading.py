@@ -8,7 +8,7 @@ from typing import Any
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.prompts import EMBEDDED, embedded_prompts
-from mvgrpo_jax.prompts import sources
+from mvgrpo_jax.prompts import sources, streaming
 from mvgrpo_jax.prompts.reading import File, read, read_file
 from mvgrpo_jax.prompts.records import Prompt
 from mvgrpo_jax.prompts.selection import Bounds, Selection
@@ -56,19 +56,29 @@ class Corpus:
         return [prompt.text for prompt in self.prompts]
 
     @property
-    def shares(self) -> tuple[tuple[int, float], ...]:
+    def shares(self) -> streaming.Shares:
         """(number of prompts, weight) of each source, as `streaming.stream` takes it; () where all are drawn alike."""
         return tuple((len(part.prompts), part.weight) for part in self.parts) if self.weighted else ()
 
-    def describe(self) -> str:
-        """One line on sources and on what was dropped."""
+    def check(self, batch: int) -> None:
+        """UserError where there are too few prompts for batches of `batch`; it says what was dropped."""
+        try:
+            streaming.check(len(self.prompts), batch, self.shares)
+        except UserError as error:
+            raise UserError(f"{error} ({self.describe()})") from None
+
+    def kept(self) -> str:
+        """What is left of each source, and how often it is drawn from where weights say that."""
         total = sum(part.weight for part in self.parts)
-        parts = [
+        return ", ".join(
             f"{len(part.prompts)} of {part.name}" + (f" ({part.weight / total:.1%} of the draws)" if self.weighted else "")
             for part in self.parts
-        ]
+        )
+
+    def describe(self) -> str:
+        """One line on sources and on what was dropped."""
         dropped = [f"{number} {why}" for why, (number, _) in self.selection.counts().items()]
-        return f"prompts: {', '.join(parts)}" + (f"; dropped: {', '.join(dropped)}" if dropped else "")
+        return f"prompts: {self.kept()}" + (f"; dropped: {', '.join(dropped)}" if dropped else "")
 
 
 def load_corpus(source: str, count: int = 0, *, kind: str = "", bounds: Bounds | None = None) -> Corpus:

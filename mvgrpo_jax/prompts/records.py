@@ -61,7 +61,8 @@ def field_of(record: Record, names: Iterable[str] = FIELDS) -> str:
         if fitting:
             return expected if expected in fitting else fitting[0]
     raise Refused(
-        f"{record.where} has no prompt field; found: {listed(name for name in record.value if name)}; expected one of: {', '.join(names)}. Rename it"
+        f"{record.where} has no prompt field; found: {listed(name for name in record.value if name)}; expected one of: "
+        f"{', '.join(names)}. Rename it"
     )
 
 
