@@ -25,7 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     weights.add_argument("--workdir", type=place, help="of a run: the weights of its newest checkpoint")
     flags.which_weights(parser)
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
-    parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV or TSV")
+    parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV, TSV or Parquet")
     parser.add_argument("--lora", type=Path, help="LoRA file or folder: diffusers', PEFT's, kohya's or XLabs' layout")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=flags.positive, default=28)

@@ -99,7 +99,10 @@ def normalised(fields: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-KINDS = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number", type(None): "null"}
+KINDS = {
+    **{dict: "an object", list: "a list", str: "a text"},
+    **{bool: "a truth value", int: "a number", float: "a number", type(None): "null"},
+}
 
 
 def kind_of(value: Any) -> str:

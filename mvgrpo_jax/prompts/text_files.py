@@ -30,34 +30,45 @@ def read(path: Path, kind: str, expected: str) -> str:
         raise UserError(f"{kind} {path} does not exist; {expected}") from None
     except OSError as error:
         raise UserError(f"{kind} {path} cannot be read ({error.strerror}); {expected}") from None
+    if wide := _wide(data):
+        raise UserError(f"{kind} {path} is not UTF-8 text ({wide[0]}); save it as UTF-8, {_convert(wide[1], path)}; {expected}")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        found, remedy = _diagnosis(data, error, path)
+        found, remedy = _other_bytes(error, path)
         raise UserError(f"{kind} {path} is not UTF-8 text ({found}); save it as UTF-8, {remedy}; {expected}") from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        remedy = f"iconv -f UTF-16LE -t UTF-8 {path} > NEW, if it is UTF-16 without its mark"
-        raise UserError(
-            f"{kind} {path} is not text (it has zero bytes, from line {line} on); save it as UTF-8, {remedy}; {expected}"
-        )
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _diagnosis(data: bytes, error: UnicodeDecodeError, path: Path) -> tuple[str, str]:
-    """What bytes that are not UTF-8 look like, and a command that makes them UTF-8."""
+def _convert(encoding: str, path: Path) -> str:
+    return f"iconv -f {encoding} -t UTF-8 {path} > NEW"
+
+
+def _wide(data: bytes) -> tuple[str, str] | None:
+    """(what shows it, encoding) of bytes that are UTF-16 or UTF-32, or have zeros as those do."""
     for mark, name in MARKS:
         if data.startswith(mark):
-            return f"it begins with the mark of {name}", f"iconv -f {name} -t UTF-8 {path} > NEW"
+            return f"it begins with the mark of {name}", name
+    if (at := data.find(b"\0")) < 0:
+        return None
+    even, odd = data[::2].count(0), data[1::2].count(0)  # of a Latin letter the high byte is zero, and comes first in BE
+    return f"it has zero bytes, from line {_line(data[:at])} on", "UTF-16BE" if even > odd else "UTF-16LE"
+
+
+def _line(before: bytes) -> int:
+    """The number of the line that begins or goes on after these bytes."""
+    return before.replace(b"\r\n", b"\n").replace(b"\r", b"\n").count(b"\n") + 1
+
+
+def _other_bytes(error: UnicodeDecodeError, path: Path) -> tuple[str, str]:
+    """What the first bytes that are not UTF-8 look like, and a command that makes the file UTF-8."""
     data, at = error.object, error.start  # without the mark of UTF-8
-    before = data[:at].replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    number = before.count(b"\n") + 1
-    begin = before.rfind(b"\n") + 1
+    number, begin = _line(data[:at]), max(data.rfind(b"\n", 0, at), data.rfind(b"\r", 0, at)) + 1
     rest = data[at : at + SHOWN].replace(b"\r", b"\n").split(b"\n")[0]
-    line = before[begin:].decode("utf-8", "replace")[-SHOWN:] + rest.decode("cp1252", "replace")
+    line = data[begin:at].decode("utf-8", "replace")[-SHOWN:] + rest.decode("cp1252", "replace")
     found = f"line {number}, byte 0x{data[at]:02x}; as Latin-1 it would be {line!r}"
-    remedy = f"iconv -f WINDOWS-1252 -t UTF-8 {path} > NEW"
-    if any(byte >= 0x80 for byte in before):
+    remedy = _convert("WINDOWS-1252", path)
+    if not data[:at].isascii():
         remedy = (
             f"what stands before is UTF-8, so files of two encodings were joined: take them apart at line {number} ({remedy})"
         )

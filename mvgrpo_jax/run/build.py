@@ -59,7 +59,6 @@ class Run:
     """What stays the same from iteration to iteration.
 
     prompts: those that training draws from; shares: how, as streaming.stream takes it.
-
     pipeline: its parameters are those of the text encoders (unless they were dropped) and the VAE. panel: all judges that are
     asked, each under a policy; weights: of those that train. frozen: the base beneath adapters, None where the whole
     transformer is trained.

@@ -76,7 +76,7 @@ def test_tables(tmp_path, name, separator):
     assert prompts.read(path) == [
         Prompt('a red, "big"\ntriangle; on\twhite', {"seed": "1", "source": "hpd"}),
         Prompt(RED, {"seed": "2", "source": ""}),
-        Prompt(BLUE, {"seed": "3"}),
+        Prompt(BLUE, {"seed": "3", "source": ""}),
     ]
 
 

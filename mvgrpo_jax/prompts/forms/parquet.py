@@ -25,10 +25,10 @@ def records(path: Path) -> list[Record]:
             rows = table.read(columns=names).to_pylist()
     except FileNotFoundError:
         raise UserError(f"prompt file {path} does not exist; {EXPECTED}") from None
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # Arrow raises OSErrors of its own about content
+            raise UserError(f"prompt file {path} cannot be read ({error.strerror}); {EXPECTED}") from None
         raise Refused(f"it is no Parquet file or damaged ({error}); copy it again") from None
-    except OSError as error:
-        raise UserError(f"prompt file {path} cannot be read ({error.strerror or error}); {EXPECTED}") from None
     return [Record(f"row {number}", row, "column") for number, row in enumerate(rows, 1)]
 
 

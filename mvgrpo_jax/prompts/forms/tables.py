@@ -27,7 +27,7 @@ def _is_prompts(names) -> bool:
 
 def records(text: str, separator: str | None) -> list[Record]:
     """The rows under a header, cells by column. The separator is the one that finds a prompt column in it, the given one
-    first. A row that is short has the first columns alone."""
+    first. A row may end after its prompt: the cells that it lacks are empty."""
     candidates = [*([separator] if separator else []), *(s for s in ",;\t" if s != separator)]
     first = next(line for line in text.split("\n") if line.strip())
     headers = {s: next(_rows(first, s, strict=False), (1, []))[1] for s in candidates}
@@ -44,7 +44,8 @@ def records(text: str, separator: str | None) -> list[Record]:
             )
         if len(row) <= at:
             raise Refused(f"line {number} ends before the column {names[at]!r}; the header has: {listed(names)}")
-        found.append(Record(f"line {number}", dict(zip(names, row)), "column"))
+        cells = row + [""] * (len(names) - len(row))
+        found.append(Record(f"line {number}", dict(zip(names, cells)), "column"))
     return found
 
 
