@@ -31,7 +31,6 @@ def get_config() -> ConfigDict:
             "train": "flux-nano",
             "train_count": 0,  # of each file, from its beginning; 0: all
             "kind": "",  # of the training files: hpdv2, geneval, ...; empty: told by their names and content
-            # Which training prompts are kept.
             "dedup": True,  # of repeats, also but for case and white space, the first alone
             "min_length": 0,  # characters; 0: no bound
             "max_length": 0,  # characters; 0: no bound

@@ -14,6 +14,7 @@ import numpy as np
 
 from mvgrpo_jax.enhancers.base import Pictures
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.prompts import text_files
 from mvgrpo_jax.prompts.selection import folded
 
 
@@ -25,7 +26,8 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
             "--prompts FILE --out FILE"
         )
     table = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
+    expected = "expected JSON lines as python -m mvgrpo_jax.enhance writes them"
+    for number, line in enumerate(text_files.read(Path(path), "config.views.file", expected).split("\n"), 1):
         if not line:
             continue
         try:

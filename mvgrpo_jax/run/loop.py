@@ -96,9 +96,13 @@ def dry_run(config) -> str:
 def begin(run: Run, initial: Params, workdir: Path) -> Progress:
     """The newest checkpoint's progress, or a fresh one that starts from `initial`."""
     config, programs = run.config, run.programs
-    chooser = programs.algorithm.chooser
+    chooser, prompts = programs.algorithm.chooser, streaming.digest(run.prompts)
+    if len(set(hosts.exchange(prompts))) > 1:
+        raise UserError(
+            f"the processes of this run read different prompts from {config.prompts.train}; give all of them the same files, on "
+            "a disk that they share or copied anew"
+        )
     batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed, run.shares)
-    prompts = streaming.digest(run.prompts)
     store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     judged = continuation.evaluation(json.loads(config.to_json_best_effort()))
     shapes = jax.eval_shape(programs.updater.init, initial)

@@ -29,5 +29,8 @@ def test_training_finds_them_and_says_what_lacks(tmp_path):
     enhancer = FileEnhancer.load(str(path), 2, 0, ["a cat", "a dog"])
     assert enhancer.begin(0, ["a dog", "a cat"], 1, 2).captions(0) == [["three", "one"], [None, None]]
     assert enhancer.known() == ["one", "three"]
+    with pytest.raises(UserError, match="save it as UTF-8"):
+        (tmp_path / "wide.jsonl").write_bytes(path.read_text().encode("utf-16"))
+        FileEnhancer.load(str(tmp_path / "wide.jsonl"), 2, 0, ["a cat"])
     with pytest.raises(UserError, match="has no captions for 1 of 2 training prompts, such as 'a bird'"):
         FileEnhancer.load(str(path), 2, 0, ["a cat", "a bird"])

@@ -1,11 +1,22 @@
 """A run goes on with the prompts that it began with, or not at all."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run import metrics
+from mvgrpo_jax.prompts import streaming
+from mvgrpo_jax.run import loop, metrics
 from mvgrpo_jax.run.loop import train
 from tests.runs import small_config
+
+
+def test_processes_that_read_other_prompts_do_not_begin(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.hosts, "exchange", lambda text: [text, streaming.digest(["a blue square"])])
+    programs = SimpleNamespace(algorithm=SimpleNamespace(chooser=None))
+    run = SimpleNamespace(config=small_config(), programs=programs, prompts=["a red circle"], shares=())
+    with pytest.raises(UserError, match="processes of this run read different prompts from flux-nano-one"):
+        loop.begin(run, {}, tmp_path)
 
 
 def config(path, **changes):
