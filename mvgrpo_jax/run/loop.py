@@ -99,8 +99,8 @@ def begin(run: Run, initial: Params, workdir: Path) -> Progress:
     chooser, prompts = programs.algorithm.chooser, streaming.digest(run.prompts)
     if len(set(hosts.exchange(prompts))) > 1:
         raise UserError(
-            f"the processes of this run read different prompts from {config.prompts.train}; give all of them the same files, on "
-            "a disk that they share or copied anew"
+            f"the processes of this run read different prompts from {config.prompts.train}; give all of them the same files, "
+            "on a disk that they share or copied anew"
         )
     batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed, run.shares)
     store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
