@@ -14,6 +14,7 @@ from mvgrpo_jax.prompts.records import Prompt
 
 # A word; of scripts that put no spaces between words (Chinese, Japanese) every character is one.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+LISTED = "with words of the blocklist"
 EXACT, FOLDED = "repeats of an earlier prompt", "equal to an earlier prompt but for case or white space"
 
 
@@ -34,13 +35,14 @@ def folded(text: str) -> str:
 
 
 class Selection:
-    """Takes prompts one source after another. dropped: (why, prompt) of each that was not kept.
+    """Takes prompts one source after another. dropped: (why, prompt) of each that was not kept; phrases: of the blocklist, how
+    many prompts each of them dropped.
 
     UserError: a blocklist that is missing, empty, not text, or has a line without a word.
     """
 
     def __init__(self, bounds: Bounds):
-        self.bounds, self.dropped = bounds, []
+        self.bounds, self.dropped, self.phrases = bounds, [], Counter()
         self.blocklist = Blocklist.read(bounds.blocklist) if bounds.blocklist else None
         self.exact: set[str] = set()
         self.folded: set[str] = set()
@@ -79,7 +81,8 @@ class Selection:
         if bounds.max_length and len(text) > bounds.max_length:
             return f"longer than {bounds.max_length} characters"
         if self.blocklist and (phrase := self.blocklist.find(text)):
-            return f"with {phrase!r} of the blocklist"
+            self.phrases[phrase] += 1
+            return LISTED
         return ""
 
 

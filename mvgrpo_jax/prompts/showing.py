@@ -17,7 +17,7 @@ BINS, BAR = 12, 40  # of the printed histogram: lines at most, characters of the
 FIRST = 10
 SHOWN = 100  # characters of a prompt that is shown
 LABELS = ("style", "tag")  # metadata that few words describe
-VALUES = 12  # of a label that are listed
+VALUES = 12  # of a label, or of a blocklist, that are listed
 
 
 def report(corpus: Corpus) -> str:
@@ -49,7 +49,15 @@ def _source(part: Part) -> list[str]:
 def _dropped(corpus: Corpus) -> list[str]:
     counts = corpus.selection.counts()
     lines = [f"  {count} {why}, the first: {_cut(text)!r}" for why, (count, text) in counts.items()]
+    if phrases := corpus.selection.phrases:
+        lines.append(f"  words of the blocklist: {_most(phrases)}")
     return [f"dropped: {len(corpus.selection.dropped)}", *lines]
+
+
+def _most(counts: Counter[str]) -> str:
+    """The most frequent values with their numbers."""
+    listed = [f"{value} {count}" for value, count in counts.most_common(VALUES)]
+    return ", ".join(listed) + (f", and {len(counts) - VALUES} more" if len(counts) > VALUES else "")
 
 
 def _labels(prompts: list[Prompt]) -> list[str]:
@@ -57,9 +65,7 @@ def _labels(prompts: list[Prompt]) -> list[str]:
     for label in LABELS:
         counts = Counter(str(prompt.metadata[label]) for prompt in prompts if label in prompt.metadata)
         if counts:
-            listed = [f"{value} {count}" for value, count in counts.most_common(VALUES)]
-            more = f", and {len(counts) - VALUES} more" if len(counts) > VALUES else ""
-            lines.append(f"{label}: {', '.join(listed)}{more}")
+            lines.append(f"{label}: {_most(counts)}")
     names = Counter(name for prompt in prompts for name in prompt.metadata)
     if names:
         lines.append("metadata: " + ", ".join(f"{name} ({count})" for name, count in names.most_common()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from mvgrpo_jax.errors import UserError
@@ -24,7 +24,7 @@ def parse(text: str) -> list[Source]:
 
     UserError: an empty name, a name twice, weights for some sources alone, or a weight that is no positive number.
     """
-    if Path(text).exists():
+    if os.path.exists(text):  # False also of a text that is too long for a name
         return [Source(text)]
     found = [_source(part.strip(), text) for part in text.split(",")]
     weighted = [source for source in found if source.weight is not None]
@@ -43,7 +43,7 @@ def _source(part: str, text: str) -> Source:
     if not part:
         raise UserError(f"prompts {text!r}: expected FILE, 'FILE,FILE' or 'FILE@WEIGHT,FILE@WEIGHT', found an empty name")
     match = WEIGHTED.fullmatch(part)
-    if not match or Path(part).exists():
+    if not match or os.path.exists(part):
         return Source(part)
     name, weight = match.groups()
     try:

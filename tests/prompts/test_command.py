@@ -90,7 +90,11 @@ def test_what_is_kept_can_be_written_and_read_again(tmp_path, capsys):
     path, out = made.geneval(tmp_path / "g.jsonl"), tmp_path / "new" / "kept.jsonl"
     block = made.write(tmp_path / "block.txt", "color_attr\n")
     said = shown(capsys, "--source", path, "--blocklist", block, "--out", out)
-    assert "  100 with 'color_attr' of the blocklist" in said and "tag: position 100, two_object 99, colors 94, " in said
+    assert (
+        "  100 with words of the blocklist, the first: 'a photo of color_attr number 0'\n" in said
+        and "tag: position 100, two_object 99, colors 94, " in said
+    )
+    assert "  words of the blocklist: color_attr 100\n" in said
     unique = list({row["prompt"]: row for row in made.geneval_rows() if row["tag"] != "color_attr"}.values())
     assert [json.loads(line) for line in out.read_text().splitlines()] == unique
     file = prompts.read_file(out)

@@ -46,6 +46,11 @@ def test_sources_that_mean_nothing(text, expected):
         sources.parse(text)
 
 
+def test_a_mixture_may_be_longer_than_a_files_name():
+    names = [f"{'x' * 60}{i}.txt" for i in range(8)]
+    assert sources.parse(",".join(f"{name}@1" for name in names)) == [Source(name, 1.0) for name in names]
+
+
 def test_what_exists_is_one_source(tmp_path):
     path = made.lines(tmp_path / "a,b@3", 2)
     assert sources.parse(str(path)) == [Source(str(path))]

@@ -4,7 +4,7 @@ import pytest
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.prompts import Bounds, Prompt
-from mvgrpo_jax.prompts.selection import EXACT, FOLDED, Blocklist, Selection
+from mvgrpo_jax.prompts.selection import EXACT, FOLDED, LISTED, Blocklist, Selection
 from tests.prompts import made
 
 
@@ -73,10 +73,17 @@ def test_a_blocklist_is_a_file(tmp_path):
     found, dropped = kept(["a cat", "a nude", "an old city", "an old  CITY"], blocklist=str(path))
     assert found == ["a cat"]
     assert dropped == [
-        ("with 'nude' of the blocklist", "a nude"),
-        ("with 'old city' of the blocklist", "an old city"),
+        (LISTED, "a nude"),
+        (LISTED, "an old city"),
         (FOLDED, "an old  CITY"),
     ]
+
+
+def test_it_is_counted_which_phrase_drops(tmp_path):
+    path = made.write(tmp_path / "b.txt", "nude\nold city\nnever\n")
+    selection = Selection(Bounds(blocklist=str(path)))
+    selection.keep(map(Prompt, ["a nude", "old city", "nude in an old city", "an old  City"]))
+    assert selection.phrases == {"nude": 2, "old city": 2} and selection.counts() == {LISTED: (4, "a nude")}
 
 
 @pytest.mark.parametrize(
