@@ -37,6 +37,8 @@ def read_file(path: str | Path, kind: str = "") -> File:
     """
     path, notes = Path(path), Counter()
     form = getattr(kinds.module(kind), "FORM", "") if kind else ""
+    if kind != "lines" and forms.is_named(path):  # a list of a set may have been saved in another form
+        form = ""
     try:
         said, records = forms.read(path, form)
         kind = kind or kinds.tell(path, records)

@@ -103,6 +103,12 @@ def test_ocr_of_texts_with_odd_quotes(tmp_path):
     assert {p.text: p.metadata.get("target") for p in file.prompts} == texts and file.notes.total() == 3
 
 
+def test_a_list_that_was_saved_in_another_form(tmp_path):
+    path = made.write(tmp_path / "ocr.jsonl", json.dumps({"prompt": 'a sign "Yes"', "seed": 1}))
+    assert prompts.read(path, "ocr") == [prompts.Prompt('a sign "Yes"', {"seed": 1, "target": "Yes"})]
+    assert prompts.read(path, "lines") == [prompts.Prompt(path.read_text())]
+
+
 @pytest.mark.parametrize("name", ["drawbench.csv", "drawbench.tsv", "anything.csv"])
 def test_drawbench_as_a_table(tmp_path, name):
     file = told(made.drawbench(tmp_path / name), 200)

@@ -13,7 +13,12 @@ from mvgrpo_jax.prompts import text_files
 from mvgrpo_jax.prompts.forms import jsons, lines, parquet, tables
 from mvgrpo_jax.prompts.records import EXPECTED, Record
 
-__all__ = ["read"]
+__all__ = ["is_named", "read"]
+
+
+def is_named(path: Path) -> bool:
+    """Whether a file's name says that it has another form than a prompt a line."""
+    return path.suffix.lower() in (*jsons.NAMES, *tables.NAMES, ".parquet")
 
 
 def read(path: Path, form: str = "") -> tuple[str, list[Record]]:

@@ -2,7 +2,8 @@
 
 A module has fits(path, records), whether a file is of this kind by its name and content, and prompts(path, records, notes),
 the prompts of its records; `notes` counts what a reader should know, by sentence. It may have FORM = 'lines' where every line
-is a prompt whatever it looks like, and PUBLISHED, {what: number of prompts as published}.
+is a prompt whatever it looks like, unless the file's name says another form, and PUBLISHED, {what: number of prompts as
+published}.
 """
 
 from __future__ import annotations
