@@ -35,6 +35,8 @@ TENSORBOARD = [
 SERVE = ["starlette>=1.0", "uvicorn>=0.40", "python-multipart>=0.0.20"]
 # The judge that reads words in pictures (rewards/examples/ocr.py). It has no wheel that says it fits Python 3.13.
 OCR = ['rapidocr-onnxruntime==1.4.4; python_version < "3.13"']
+# Prompts in tables as the Hub stores them (mvgrpo_jax/prompts/forms/parquet.py).
+PARQUET = ["pyarrow>=18.0"]
 # Compilers for TPU and CUDA, on Linux, without the libraries that running there needs. A plugin fits one jaxlib.
 PLAN = [
     'jax==0.10.2; sys_platform == "linux"',
@@ -67,6 +69,7 @@ TEST = [
     "pyclipper==1.4.0",
     "shapely==2.2.0",
     "six==1.17.0",
+    "pyarrow==26.0.1",
     # What open_clip needs, the peer of judges of the CLIP family; the Makefile installs it without torchvision and timm.
     "ftfy==6.3.1",
     "regex==2026.11.19",
@@ -91,6 +94,7 @@ setup(
         "plan": PLAN,
         "serve": SERVE,
         "ocr": OCR,
+        "parquet": PARQUET,
         "test": TEST,
     },
     entry_points={"console_scripts": ["mvgrpo = mvgrpo_jax.console.__main__:main"]},

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from configs import flux_nano  # noqa: E402
 from mvgrpo_jax.nano.world import captions, scene  # noqa: E402
+from mvgrpo_jax.prompts import stream  # noqa: E402
 from mvgrpo_jax.run import iteration as stages  # noqa: E402
 from mvgrpo_jax.run.build import build  # noqa: E402
 from mvgrpo_jax.run.metrics import Clock  # noqa: E402
-from mvgrpo_jax.run.prompts import stream  # noqa: E402
 from tests.services.faults import FaultServer, completion, http  # noqa: E402
 
 

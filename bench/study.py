@@ -100,7 +100,7 @@ def plan(flags: dict[str, object], total: int) -> tuple[int, int]:
 def captions(out: Path) -> None:
     """Captions of the training prompts by the embedded rewriter, and the same ones given to other prompts."""
     from configs import flux_nano
-    from mvgrpo_jax.run.prompts import load_prompts
+    from mvgrpo_jax.prompts import load_prompts
 
     out.mkdir(parents=True, exist_ok=True)
     config = flux_nano.get_config()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.study import ARMS, FAMILY, PAPER, budget_of
-from mvgrpo_jax.run.prompts import load_prompts
+from mvgrpo_jax.prompts import load_prompts
 
 MARKS = ("<!-- tables of bench/study.py -->", "<!-- end of the tables -->")
 MAIN = ("mvgrpo online", "mvgrpo offline", "single view", *FAMILY)

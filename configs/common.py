@@ -26,9 +26,16 @@ def get_config() -> ConfigDict:
     c.image = ConfigDict({"height": 0, "width": 0})  # pixels; 0: the pipeline's own size
     c.prompts = ConfigDict(
         {
-            "train": "flux-nano",  # a prompt file (docs/running.md), or flux-nano, flux-nano-one (embedded)
-            "train_count": 0,  # 0: all
-            "eval": "flux-nano",
+            # A prompt file (docs/running.md), or flux-nano, flux-nano-one (embedded). Several: A,B are joined, and of A@3,B@1
+            # three prompts of A are drawn to one of B.
+            "train": "flux-nano",
+            "train_count": 0,  # of each file, from its beginning; 0: all
+            "kind": "",  # of the training files: hpdv2, geneval, ...; empty: told by their names and content
+            "dedup": True,  # of repeats, also but for case and white space, the first alone
+            "min_length": 0,  # characters; 0: no bound
+            "max_length": 0,  # characters; 0: no bound
+            "blocklist": "",  # a file with a word or phrase a line; prompts that have one are dropped
+            "eval": "flux-nano",  # as train, without weights; every prompt is kept
             "eval_count": 64,
         }
     )

@@ -20,7 +20,7 @@ from mvgrpo_jax.enhancers import summaries, writing
 from mvgrpo_jax.enhancers.rewriters import LlmRewriter
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.nano.rewriter import WorldRewriter
-from mvgrpo_jax.run.prompts import load_prompts
+from mvgrpo_jax.prompts import load_prompts
 from mvgrpo_jax.services import Service, Settings, keys
 
 

@@ -14,8 +14,8 @@ from mvgrpo_jax import rewards
 from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.prompts import load_prompts
 from mvgrpo_jax.run import evaluation, sampling
-from mvgrpo_jax.run.prompts import load_prompts
 
 
 @reports_errors

@@ -13,8 +13,8 @@ from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.core.precision import DTYPES
 from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.pipelines import Pipeline
+from mvgrpo_jax.prompts import read_prompts
 from mvgrpo_jax.run import sampling
-from mvgrpo_jax.run.prompts import read_prompts
 from mvgrpo_jax.storage import place
 
 
@@ -25,7 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     weights.add_argument("--workdir", type=place, help="of a run: the weights of its newest checkpoint")
     flags.which_weights(parser)
     parser.add_argument("--prompt", action="append", default=[], help="may be given several times")
-    parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV or TSV")
+    parser.add_argument("--prompts", type=Path, help="prompt file: a prompt a line, JSON, JSONL, CSV, TSV or Parquet")
     parser.add_argument("--lora", type=Path, help="LoRA file or folder: diffusers', PEFT's, kohya's or XLabs' layout")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=flags.positive, default=28)

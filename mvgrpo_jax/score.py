@@ -15,8 +15,8 @@ from pathlib import Path
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.prompts import read_prompts
 from mvgrpo_jax.rewards import results, scoring
-from mvgrpo_jax.run.prompts import read_prompts
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -15,7 +15,19 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES}
 TEXTS |= {str(p.relative_to(ROOT)): p.read_text() for p in sorted((ROOT / "configs").glob("*.py"))}
 # Folders of the package, by which files are named in short, as `core/update.py`.
-FOLDERS = ("core", "algorithms", "models", "parallel", "pipelines", "run", "planning", "configuration", "convert", "enhancers")
+FOLDERS = (
+    "core",
+    "algorithms",
+    "models",
+    "parallel",
+    "pipelines",
+    "run",
+    "planning",
+    "configuration",
+    "convert",
+    "enhancers",
+    "prompts",
+)
 PLACES = (ROOT, ROOT / "mvgrpo_jax", ROOT / "docs")
 
 

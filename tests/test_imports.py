@@ -22,6 +22,7 @@ BELOW = {
     "algorithms": {"core"},
     "convert": {"parallel", "models", "pipelines", "storage"},
     "pipelines": {"parallel", "models", "core", "convert", "storage"},
+    "prompts": {"core", "nano", "convert"},
     "services": set(),
     "storage": set(),
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from mvgrpo_jax import algorithms, rewards
+from mvgrpo_jax import algorithms, prompts, rewards
 from mvgrpo_jax.algorithms import base
 from mvgrpo_jax.configuration import relations
 from mvgrpo_jax.configuration.arguments import keys
@@ -38,6 +38,11 @@ RULES: dict[str, Rule] = {
     "image.width": Int(0, 16384, zero="the pipeline's own"),
     "prompts.train": Text(empty=False),
     "prompts.train_count": Int(0, zero="all"),
+    "prompts.kind": Choice.of(("", *prompts.kinds.names())),
+    "prompts.dedup": Flag(),
+    "prompts.min_length": Int(0, zero="no bound"),
+    "prompts.max_length": Int(0, zero="no bound"),
+    "prompts.blocklist": Text(),
     "prompts.eval": Text(empty=False),
     "prompts.eval_count": Int(0, zero="all"),
     "algorithm.name": Choice.of(algorithms.names()),

@@ -12,9 +12,9 @@ from typing import Any
 
 DECIDES = (
     *("seed", "prompts_per_iteration", "group_size", "pipeline", "image.height", "image.width"),
-    *("prompts.train", "prompts.train_count", "algorithm.name", "algorithm."),
-    *("views.count", "views.enhancer", "views.aggregate", "views.prompt_weight", "views.perspectives", "views.instructions"),
-    "views.file",
+    *("prompts.train", "prompts.train_count", "prompts.kind", "prompts.dedup", "prompts.min_length", "prompts.max_length"),
+    *("prompts.blocklist", "algorithm.name", "algorithm.", "views.count", "views.enhancer", "views.aggregate"),
+    *("views.prompt_weight", "views.perspectives", "views.instructions", "views.file"),
     *("views.language", "views.image.format", "views.image.quality", "views.image.size", "views.service.model"),
     *("views.service.max_tokens", "views.service.temperature", "views.service.extra"),
     *("sampling.steps", "sampling.shift", "sampling.guidance", "sampling.max_sequence_length", "sampling.timestep"),

@@ -15,8 +15,18 @@ from mvgrpo_jax.services import Settings, keys
 
 def check(config) -> None:
     """Raises UserError where values do not fit each other."""
-    for relation in (mesh, algorithm, chunks, judges, views, service, texts, adapters, export.check):
+    for relation in (prompts, mesh, algorithm, chunks, judges, views, service, texts, adapters, export.check):
         relation(config)
+
+
+def prompts(config) -> None:
+    """Some length lies within the bounds."""
+    shortest, longest = config.prompts.min_length, config.prompts.max_length
+    if longest and shortest > longest:
+        raise UserError(
+            f"config.prompts.min_length must be at most config.prompts.max_length, characters of a prompt; got {shortest} and "
+            f"{longest}"
+        )
 
 
 def mesh(config) -> None:
@@ -36,9 +46,9 @@ def algorithm(config) -> None:
 
 
 def chunks(config) -> None:
-    t, prompts = config.train, config.prompts_per_iteration
-    divides("prompts_per_iteration", prompts, "train.minibatches", t.minibatches, "the prompts of an iteration")
-    each = prompts // t.minibatches
+    t, drawn = config.train, config.prompts_per_iteration
+    divides("prompts_per_iteration", drawn, "train.minibatches", t.minibatches, "the prompts of an iteration")
+    each = drawn // t.minibatches
     divides("prompts_per_iteration / minibatches", each, "train.prompt_chunk", t.prompt_chunk, "the prompts of a minibatch")
     divides("views, the prompt included,", algorithms.captions(config) + 1, "train.view_chunk", t.view_chunk, "all views")
 

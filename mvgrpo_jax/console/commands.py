@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "mvgrpo_jax.evaluate",
     "score": "mvgrpo_jax.score",
     "serve": "mvgrpo_jax.rewards.serve",
+    "prompts": "mvgrpo_jax.prompts",
     "enhance": "mvgrpo_jax.enhance",
     "drift": "mvgrpo_jax.drift",
     "plan": "mvgrpo_jax.plan",

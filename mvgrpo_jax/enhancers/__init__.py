@@ -10,7 +10,7 @@ import jax
 from mvgrpo_jax import algorithms
 from mvgrpo_jax.enhancers import perspectives
 from mvgrpo_jax.enhancers.base import Enhancer, Session, collect, enhance
-from mvgrpo_jax.enhancers.offline import FileEnhancer, read_captions
+from mvgrpo_jax.enhancers.offline import FileEnhancer, join, read_captions
 from mvgrpo_jax.enhancers.online import OnlineEnhancer
 from mvgrpo_jax.enhancers.vlm import VlmCaptioner
 from mvgrpo_jax.errors import UserError, did_you_mean
@@ -40,7 +40,7 @@ def make(config, prompts: list[str], fit: Callable[[str], str] = lambda text: te
         return FileEnhancer.load(views.file, count, config.seed, prompts)
     spare = None
     if views.missing == "offline" and views.file:
-        table = read_captions(views.file)
+        table = join(read_captions(views.file), prompts)
         spare = functools.partial(_captions_of, table)
     if views.enhancer == "embedded":
         captioner, known, limit = embedded.EmbeddedCaptioner(), embedded.PERSPECTIVES, 180.0

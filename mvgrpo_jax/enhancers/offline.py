@@ -14,6 +14,8 @@ import numpy as np
 
 from mvgrpo_jax.enhancers.base import Pictures
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.prompts import text_files
+from mvgrpo_jax.prompts.selection import folded
 
 
 def read_captions(path: str | Path) -> dict[str, list[str]]:
@@ -24,7 +26,8 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
             "--prompts FILE --out FILE"
         )
     table = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").split("\n"), 1):
+    expected = "expected JSON lines as python -m mvgrpo_jax.enhance writes them"
+    for number, line in enumerate(text_files.read(Path(path), "config.views.file", expected).split("\n"), 1):
         if not line:
             continue
         try:
@@ -40,6 +43,24 @@ def read_captions(path: str | Path) -> dict[str, list[str]]:
     return table
 
 
+def join(table: dict[str, list[str]], prompts: list[str]) -> dict[str, list[str]]:
+    """Prompt -> captions of the prompts that have some: those of the same text, else of one that differs in case and white
+    space alone."""
+    alike = {folded(prompt): captions for prompt, captions in reversed(table.items()) if captions}
+    found = {prompt: table.get(prompt) or alike.get(folded(prompt), []) for prompt in prompts}
+    return {prompt: captions for prompt, captions in found.items() if captions}
+
+
+def coverage(path: str | Path, prompts: list[str]) -> str:
+    """A sentence on how many prompts have captions in a file. UserError as read_captions."""
+    table = read_captions(path)
+    joined = join(table, prompts)
+    without = [prompt for prompt in prompts if prompt not in joined]
+    counts = sorted(map(len, joined.values())) or [0]
+    line = f"captions: {len(joined)} of {len(prompts)} prompts have some in {path}, {counts[0]} to {counts[-1]} each"
+    return line + (f"; {len(without)} have none, such as {without[0]!r}" if without else "")
+
+
 class FileEnhancer:
     """Captions from a file written before training: K of a prompt's, drawn anew at each iteration."""
 
@@ -51,8 +72,8 @@ class FileEnhancer:
     @classmethod
     def load(cls, path: str, count: int, seed: int, prompts: list[str]) -> FileEnhancer:
         """UserError when the file is missing or damaged, or lacks a prompt of `prompts`."""
-        table = read_captions(path)
-        missing = [p for p in prompts if not table.get(p)]
+        table = join(read_captions(path), prompts)
+        missing = [p for p in prompts if p not in table]
         if missing:
             raise UserError(
                 f"{path} has no captions for {len(missing)} of {len(prompts)} training prompts, such as {missing[0]!r}; "

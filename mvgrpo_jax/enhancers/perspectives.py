@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from mvgrpo_jax.errors import UserError, did_you_mean
-from mvgrpo_jax.run import text_files
+from mvgrpo_jax.prompts import text_files
 
 
 @dataclasses.dataclass(frozen=True)

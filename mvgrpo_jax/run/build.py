@@ -20,12 +20,12 @@ from mvgrpo_jax.enhancers import Enhancer
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.mesh import check_devices, seen
+from mvgrpo_jax.prompts import load_prompts, loading, streaming
 from mvgrpo_jax.run import budget, export, placement
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.evaluation import Evaluation
 from mvgrpo_jax.run.programs import Programs, network_options
-from mvgrpo_jax.run.prompts import load_prompts
 
 
 class Outline(NamedTuple):
@@ -37,7 +37,7 @@ class Outline(NamedTuple):
     pipeline: pipelines.Pipeline
     programs: Programs
     text: TextEncoder
-    prompts: list[str]
+    corpus: loading.Corpus
     held_out: list[str]
     enhancer: Enhancer | None
     budget: Budget
@@ -47,17 +47,18 @@ class Outline(NamedTuple):
             self.enhancer.close()
 
     def describe(self) -> str:
-        """What an iteration costs, and on what it runs."""
+        """What an iteration costs, on what it runs, and which prompts it draws from."""
         devices = list(self.mesh.devices.flat)
         axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         mesh = f"mesh: {axes}, {len(devices)} x {devices[0].device_kind}, {seen()} ({self.reason})"
-        return f"{self.budget.describe(self.config.algorithm.name, devices)}\n{mesh}"
+        return f"{self.budget.describe(self.config.algorithm.name, devices)}\n{mesh}\n{self.corpus.describe()}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """What stays the same from iteration to iteration.
 
+    prompts: those that training draws from; shares: how, as streaming.stream takes it.
     pipeline: its parameters are those of the text encoders (unless they were dropped) and the VAE. panel: all judges that are
     asked, each under a policy; weights: of those that train. frozen: the base beneath adapters, None where the whole
     transformer is trained.
@@ -71,6 +72,7 @@ class Run:
     programs: Programs
     text: TextEncoder
     prompts: list[str]
+    shares: streaming.Shares
     enhancer: Enhancer | None
     panel: rewards.Panel
     policies: dict[str, rewards.Policy]
@@ -99,19 +101,13 @@ def outline(config) -> Outline:
     programs = Programs.build(config, pipeline, mesh)
     check_chunks(config, programs)
     export.check(config)
-    prompts = load_prompts(config.prompts.train, config.prompts.train_count, held_out=False)
-    chooser = programs.algorithm.chooser
-    drawn = config.prompts_per_iteration * (chooser.count if chooser else 1)
-    if len(prompts) < drawn:
-        raise UserError(
-            f"config.prompts_per_iteration is {drawn}, but there are only {len(prompts)} training prompts; lower it or give "
-            "more prompts"
-        )
+    corpus, chooser = loading.of_config(config.prompts), programs.algorithm.chooser
+    corpus.check(config.prompts_per_iteration * (chooser.count if chooser else 1))
     held_out = load_prompts(config.prompts.eval, config.prompts.eval_count, held_out=True) if config.eval.every else []
     text = TextEncoder.of(config, programs, pipeline)
     cost = budget.of(config, programs)
-    enhancer = enhancers.make(config, prompts, text.fit)
-    return Outline(config, mesh, reason, pipeline, programs, text, prompts, held_out, enhancer, cost)
+    enhancer = enhancers.make(config, corpus.texts, text.fit)
+    return Outline(config, mesh, reason, pipeline, programs, text, corpus, held_out, enhancer, cost)
 
 
 def check_chunks(config, programs: Programs) -> None:
@@ -150,7 +146,7 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         if captions is None:
             raise UserError("config.text.drop_encoders cannot be used with an enhancer that looks at the pictures")
         with jax.set_mesh(outlined.mesh):  # a program that is traced here is the run's
-            text.encode_all(outlined.prompts + outlined.held_out + captions)
+            text.encode_all(outlined.corpus.texts + outlined.held_out + captions)
     policies = {name: rewards.policy_of(config.judges.get(name)) for name in judges}
     offload = frozenset(name for name, policy in policies.items() if policy.offload)
     transformer, panel = pipeline.params.pop("transformer"), rewards.Panel(judges, outlined.mesh, offload)
@@ -165,7 +161,8 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         pipeline=pipeline,
         programs=programs,
         text=text,
-        prompts=outlined.prompts,
+        prompts=outlined.corpus.texts,
+        shares=outlined.corpus.shares,
         enhancer=outlined.enhancer,
         panel=panel,
         policies=policies,

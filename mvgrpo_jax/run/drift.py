@@ -20,12 +20,12 @@ from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.core.structs import Batch
 from mvgrpo_jax.enhancers import FileEnhancer
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.run import trained
 from mvgrpo_jax.run.build import Run, build
 from mvgrpo_jax.run.iteration import begin_captions, draw
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
-from mvgrpo_jax.run.prompts import stream
 
 FIELDS = ("kind", "iteration", "prompt", "step", "sample", "view", "drift")
 
@@ -44,7 +44,7 @@ def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: i
     """Rows of FIELDS, at least `pairs` for each kind and trained step."""
     programs, graph = run.programs, run.programs.algorithm.graph
     rows, iteration = [], 0
-    batches = stream(run.prompts, run.config.prompts_per_iteration, run.config.seed)
+    batches = stream(run.prompts, run.config.prompts_per_iteration, run.config.seed, run.shares)
     kinds = ("online", "unrelated", *["offline"] * (offline is not None))
     if any(draws != graph.group for draws in graph.draws):
         raise UserError(f"{run.config.algorithm.name} has no drift by step: the edges of a tree are not recorded step by step")

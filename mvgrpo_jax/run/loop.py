@@ -21,6 +21,7 @@ from mvgrpo_jax.errors import Outage, Stopped, UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
+from mvgrpo_jax.prompts import stream, streaming
 from mvgrpo_jax.rewards.means import mean
 from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops
 from mvgrpo_jax.run import iteration as stages
@@ -29,18 +30,19 @@ from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import averaged, sampler_of
-from mvgrpo_jax.run.prompts import stream
 from mvgrpo_jax.storage import place
 
 
 @dataclasses.dataclass
 class Progress:
-    """What changes as a run goes on. done: finished iterations. batches: the prompts' iterator. memory: of a chooser of
-    prompts. judged: the settings of the evaluations, of which best is the highest score so far."""
+    """What changes as a run goes on. done: finished iterations. batches: the prompts' iterator; prompts: a digest of what it
+    draws from. memory: of a chooser of prompts. judged: the settings of the evaluations, of which best is the highest score so
+    far."""
 
     done: int
     state: TrainState
     batches: Any
+    prompts: str
     memory: np.ndarray | None
     judged: dict[str, Any]
     best: float = -math.inf
@@ -50,6 +52,7 @@ class Progress:
         memory = None if self.memory is None else np.asarray(self.memory).tolist()
         return {
             "stream": self.batches.get_state(),
+            "prompts": self.prompts,
             "best": self.best if math.isfinite(self.best) else None,
             "judged": self.judged,
             "memory": memory,
@@ -93,8 +96,13 @@ def dry_run(config) -> str:
 def begin(run: Run, initial: Params, workdir: Path) -> Progress:
     """The newest checkpoint's progress, or a fresh one that starts from `initial`."""
     config, programs = run.config, run.programs
-    chooser = programs.algorithm.chooser
-    batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed)
+    chooser, prompts = programs.algorithm.chooser, streaming.digest(run.prompts)
+    if len(set(hosts.exchange(prompts))) > 1:
+        raise UserError(
+            f"the processes of this run read different prompts from {config.prompts.train}; give all of them the same files, "
+            "on a disk that they share or copied anew"
+        )
+    batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed, run.shares)
     store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
     judged = continuation.evaluation(json.loads(config.to_json_best_effort()))
     shapes = jax.eval_shape(programs.updater.init, initial)
@@ -102,13 +110,18 @@ def begin(run: Run, initial: Params, workdir: Path) -> Progress:
     kept = hosts.decide(store.best.steps)
     store.close()
     if not found:
-        return Progress(0, programs.init(initial), batches, chooser.memory if chooser else None, judged)
+        return Progress(0, programs.init(initial), batches, prompts, chooser.memory if chooser else None, judged)
     done, state, cursor = found
+    if cursor.get("prompts", prompts) != prompts:  # checkpoints of earlier versions do not say
+        raise UserError(
+            f"the prompts of {config.prompts.train} are not those that the run in {workdir} began with: a file changed, and "
+            "the order in which they are drawn means nothing for others. Put the file back, or start in a new workdir"
+        )
     batches.set_state(cursor["stream"])
     memory = None if cursor["memory"] is None else np.asarray(cursor["memory"], np.float32)
     comparable = kept and cursor["best"] is not None and cursor["judged"] == judged
     say(f"going on from iteration {done}")
-    return Progress(done, state, batches, memory, judged, cursor["best"] if comparable else -math.inf)
+    return Progress(done, state, batches, prompts, memory, judged, cursor["best"] if comparable else -math.inf)
 
 
 class Job(NamedTuple):

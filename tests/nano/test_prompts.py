@@ -4,7 +4,7 @@ import pytest
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano import prompts
-from mvgrpo_jax.run.prompts import load_prompts
+from mvgrpo_jax.prompts import load_prompts
 
 
 def test_more_prompts_than_there_are(monkeypatch):

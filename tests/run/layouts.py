@@ -46,6 +46,7 @@ SETTINGS = {
     "tree": {"algorithm.name": "branchgrpo", "algorithm.branchgrpo": {"splits": (0,), "fans": (3,)}},
     "passes": {
         "prompts_per_iteration": 8,
+        "prompts.train": "flux-nano-one@3,flux-nano@1",
         "train": {"passes": 2, "minibatches": 2, "view_chunk": 1},
         "algorithm.mvgrpo.clip": 1e-3,
         "checkpoint.every": 1,

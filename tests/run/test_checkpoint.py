@@ -16,8 +16,8 @@ from mvgrpo_jax.core.structs import TrainState
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import to_host
 from mvgrpo_jax.parallel.mesh import make_mesh
+from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.run import checkpoint, integrity
-from mvgrpo_jax.run.prompts import stream
 from tests.processes import succeed, together
 
 TEXTS = [f"prompt {i}" for i in range(7)]

@@ -64,7 +64,7 @@ def test_the_identity_follows_weights_length_and_precision(tmp_path):
 @pytest.fixture
 def offline(tmp_path):
     """A run's config with offline captions from a file."""
-    from mvgrpo_jax.run.prompts import load_prompts
+    from mvgrpo_jax.prompts import load_prompts
 
     config = small_config(iterations=1)
     prompts = load_prompts(config.prompts.train, 4, held_out=False)

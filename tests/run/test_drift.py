@@ -12,11 +12,11 @@ import pytest
 from mvgrpo_jax import drift as command
 from mvgrpo_jax.core import rollout
 from mvgrpo_jax.core.structs import Condition
+from mvgrpo_jax.prompts import load_prompts, stream
 from mvgrpo_jax.run import drift
 from mvgrpo_jax.run.build import build
 from mvgrpo_jax.run.iteration import draw
 from mvgrpo_jax.run.metrics import Clock
-from mvgrpo_jax.run.prompts import load_prompts, stream
 from tests.runs import small_config
 
 SMALL = ["prompts_per_iteration=2", "group_size=3", "sampling.steps=4", "prompts.eval_count=2", "prompts.train_count=4"]

@@ -7,11 +7,11 @@ import pytest
 
 from configs import flux_nano
 from mvgrpo_jax.core.policy import assemble
+from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.build import build
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
-from mvgrpo_jax.run.prompts import stream
 from tests.runs import small_config
 
 # Of a small run, and of configs/flux_nano.py: name -> recorded.

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from mvgrpo_jax import prompts
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.run import prompt_files, prompts
-from mvgrpo_jax.run.prompt_files import Prompt
+from mvgrpo_jax.prompts import Prompt
 
 RED, BLUE = "a red triangle on a white background", "a blue circle, alone"
 
@@ -21,7 +21,7 @@ def write(folder, name, content):
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_lines_of_every_system(tmp_path, ending, mark):
     path = write(tmp_path, "p.txt", mark + ending.join([f"  {RED}", "", BLUE + "\t", ""]))
-    assert prompt_files.read(path) == [Prompt(RED), Prompt(BLUE)]
+    assert prompts.read(path) == [Prompt(RED), Prompt(BLUE)]
     assert prompts.load_prompts(str(path), 0, held_out=False) == [RED, BLUE]
     assert prompts.load_prompts(str(path), 1, held_out=False) == [RED]
 
@@ -43,20 +43,18 @@ def test_nothing_but_newlines_separates(tmp_path, mark):
 def test_json_lines(tmp_path, name, field):
     rows = [{"tag": "one", "include": [{"class": "triangle"}], field: RED}, {field: f" {BLUE}\n"}]
     path = write(tmp_path, name, "\ufeff" + "\r\n\r\n".join(json.dumps(row) for row in rows))
-    assert prompt_files.read(path) == [Prompt(RED, {"tag": "one", "include": [{"class": "triangle"}]}), Prompt(BLUE)]
+    assert prompts.read(path) == [Prompt(RED, {"tag": "one", "include": [{"class": "triangle"}]}), Prompt(BLUE)]
 
 
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl", "p.txt"])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_json_lists(tmp_path, name, indent):
     content = json.dumps([RED, {"prompt": BLUE, "caption": "kept", "seed": 3}], indent=indent)
-    assert prompt_files.read(write(tmp_path, name, content)) == [Prompt(RED), Prompt(BLUE, {"caption": "kept", "seed": 3})]
+    assert prompts.read(write(tmp_path, name, content)) == [Prompt(RED), Prompt(BLUE, {"caption": "kept", "seed": 3})]
 
 
 def test_one_object_over_several_lines(tmp_path):
-    assert prompt_files.read(write(tmp_path, "p.json", json.dumps({"prompt": RED, "n": 1}, indent=1))) == [
-        Prompt(RED, {"n": 1})
-    ]
+    assert prompts.read(write(tmp_path, "p.json", json.dumps({"prompt": RED, "n": 1}, indent=1))) == [Prompt(RED, {"n": 1})]
 
 
 def test_lines_of_json_strings(tmp_path):
@@ -75,17 +73,17 @@ def test_tables(tmp_path, name, separator):
     if separator == ",":
         rows[-1][1] = f'"{BLUE}"'
     path = write(tmp_path, name, "\ufeff\r\n" * (name == "p.csv") + "\r\n".join(separator.join(row) for row in rows))
-    assert prompt_files.read(path) == [
+    assert prompts.read(path) == [
         Prompt('a red, "big"\ntriangle; on\twhite', {"seed": "1", "source": "hpd"}),
         Prompt(RED, {"seed": "2", "source": ""}),
-        Prompt(BLUE, {"seed": "3"}),
+        Prompt(BLUE, {"seed": "3", "source": ""}),
     ]
 
 
 @pytest.mark.parametrize("name, separator", [("p.csv", ","), ("p.csv", ";"), ("p.tsv", "\t"), ("p.txt", ",")])
 def test_a_table_with_a_quoted_header(tmp_path, name, separator):
     content = f'"n"{separator}"text"\n"1"{separator}"{BLUE}"\n'
-    assert prompt_files.read(write(tmp_path, name, content)) == [Prompt(BLUE, {"n": "1"})]
+    assert prompts.read(write(tmp_path, name, content)) == [Prompt(BLUE, {"n": "1"})]
 
 
 def test_a_table_of_one_column(tmp_path):
@@ -148,6 +146,6 @@ def test_refusals_teach(tmp_path, name, content, expected):
 
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(UserError, match="does not exist; expected a text file"):
-        prompt_files.read(tmp_path / "none.txt")
+        prompts.read(tmp_path / "none.txt")
     with pytest.raises(UserError, match="cannot be read"):
-        prompt_files.read(tmp_path)
+        prompts.read(tmp_path)
