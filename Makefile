@@ -9,7 +9,7 @@ RUNS ?= runs
 # On Linux glibc then asks for huge pages: XLA's buffers come and go every step, and each 4 KiB page costs a fault.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test test-all lint install clean
+.PHONY: demo docs test test-all lint install clean
 
 $(VENV)/.installed: requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 14) else "error: Python 3.11 to 3.14 is needed, this is %d.%d; run make PYTHON=/path/to/python3.13" % v)'
@@ -47,6 +47,12 @@ test: $(VENV)/.tested
 test-all: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# The pages as a site: site/index.html. A link that leads nowhere is an error.
+docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo "pages: site/index.html"
 
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
