@@ -80,7 +80,7 @@ setup(
     version="0.1.0",
     description="Multi-View GRPO and its family for flow models, in JAX",
     packages=find_packages(include=["mvgrpo_jax", "mvgrpo_jax.*"]),
-    package_data={"mvgrpo_jax": ["nano/assets/**/*", "rewards/texts/*"]},
+    package_data={"mvgrpo_jax": ["nano/assets/**/*", "rewards/texts/*", "evaluation/assets/*"]},
     python_requires=">=3.11,<3.15",
     install_requires=REQUIRES,
     extras_require={
