@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ def write(ours: Results, theirs: Results | None, summary: dict[str, Any], shown:
     _text(folder / "table.html", f'<!doctype html><meta charset="utf-8">\n{table.html_table(shown)}\n')
     _text(folder / "index.html", page.render(ours, theirs, summary, shown))
     if theirs:
-        _csv(folder / "pairs.csv", results.pairs(ours, theirs))
+        _csv(folder / "pairs.csv", results.pairs(ours, theirs), results.PAIR)
 
 
 def scores_of(results: Results) -> None:
@@ -34,7 +34,7 @@ def scores_of(results: Results) -> None:
     rows = list(records(results))
     _text(results.side.folder / "scores.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     flat = [{k: v for k, v in row.items() if k != "scores"} | row["scores"] for row in rows]
-    _csv(results.side.folder / "scores.csv", flat)
+    _csv(results.side.folder / "scores.csv", flat, list(flat[0]))
 
 
 def records(results: Results) -> Iterable[dict[str, Any]]:
@@ -63,8 +63,8 @@ def _text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def _csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def _csv(path: Path, rows: list[dict[str, Any]], fields: Sequence[str]) -> None:
     with atomic(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer = csv.DictWriter(file, fields)
         writer.writeheader()
         writer.writerows(rows)

@@ -24,6 +24,7 @@ def render(ours: Results, theirs: Results | None, summary: dict[str, Any], shown
     return template.render(
         title=ours.side.name + (f" against {theirs.side.name}" if theirs else ""),
         table=table.html_table(shown),
+        rows=len(shown.rows),
         wins=_wins(summary),
         collapse=_collapse(summary),
         repeated=summary["collapse"].get("near_duplicates"),

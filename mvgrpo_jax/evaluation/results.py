@@ -13,6 +13,8 @@ from mvgrpo_jax.evaluation.intervals import estimate, wins
 from mvgrpo_jax.evaluation.ledger import Ledger
 from mvgrpo_jax.evaluation.side import Side
 
+PAIR = ("judge", "prompt", "number", "seed", "score", "against", "difference")  # of a row of pairs.csv
+
 
 @dataclasses.dataclass(frozen=True)
 class Results:
@@ -135,21 +137,11 @@ def _collapse(results: Results) -> dict[str, Any]:
 
 def pairs(ours: Results, theirs: Results) -> list[dict[str, Any]]:
     """A row for each judge and pair of pictures that it scored both of, by judge, the largest difference first."""
-    rows = []
+    prompts, seeds, rows = ours.side.job.prompts, ours.side.job.seeds, []
     for name, values in ours.scores.items():
         difference = values - theirs.scores[name]
         places = [place for place in np.ndindex(values.shape) if not np.isnan(difference[place])]
         for n, s in sorted(places, key=lambda place: -difference[place]):
-            prompts = ours.side.job.prompts
-            rows.append(
-                {
-                    "judge": name,
-                    "prompt": prompts.texts[n],
-                    "number": prompts.numbers[n],
-                    "seed": ours.side.job.seeds[s],
-                    "score": float(values[n, s]),
-                    "against": float(theirs.scores[name][n, s]),
-                    "difference": float(difference[n, s]),
-                }
-            )
+            scores = (float(array[n, s]) for array in (values, theirs.scores[name], difference))
+            rows.append(dict(zip(PAIR, (name, prompts.texts[n], prompts.numbers[n], seeds[s], *scores), strict=True)))
     return rows

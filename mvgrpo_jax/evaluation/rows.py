@@ -31,13 +31,13 @@ def table(
     if with_published:
         titles = [column.title for column in PAPER] + [t for t in titles if t not in {column.title for column in PAPER}]
         names = published.read()["columns"]
-        rows = [Row(on, method, dict(zip(names, numbers)), True) for on, method, *numbers in published.read()["rows"]]
+        rows = [Row(on, method, dict(zip(names, numbers)), MARK) for on, method, *numbers in published.read()["rows"]]
     sides = [(theirs, theirs.side.name, NOTHING)] if theirs else []
     for results, name, on in [*sides, (ours, label or ours.side.name, trained_on)]:
         rows.append(Row(on, name, _cells(results, placed)))
         if per_style:
             styles = by_style(results.side.job.prompts.styles)
-            rows += [Row(on, f"{name}: {style}", _cells(results, placed, chosen)) for style, chosen in styles.items()]
+            rows += [Row(on, f"{name}: {style}", _cells(results, placed, chosen), "part") for style, chosen in styles.items()]
     return Table(titles, rows, caption(ours, judges, placed, with_published))
 
 

@@ -45,7 +45,7 @@ class Side:
             return
         mine = len(share(self.items))
         mesh = weights.local_mesh(weights.networks(self.job.weights.described()), self.job.dtype)
-        painter = Painter(self.job.weights.load(np.dtype(self.job.dtype), mesh), mesh, self.job, batch)
+        painter = Painter(self.job.weights.load(np.dtype(self.job.dtype), mesh), mesh, self.job, min(batch, len(missing)))
         with tqdm(total=mine, initial=mine - len(missing), desc=f"painting {self.name}", unit="picture") as bar:
             for first in range(0, len(missing), painter.size):
                 items = missing[first : first + painter.size]

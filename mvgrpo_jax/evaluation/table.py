@@ -13,16 +13,17 @@ DIGITS = 3
 
 
 class Row(NamedTuple):
-    """trained_on, method: its first cells. cells: by column; one that is missing is empty. published: not measured here."""
+    """trained_on, method: its first cells. cells: by column; one that is missing is empty. kind: 'own', 'part' of one before
+    it, or 'published', which was not measured here."""
 
     trained_on: str
     method: str
     cells: dict[str, Estimate | float]
-    published: bool = False
+    kind: str = "own"
 
     @property
     def label(self) -> str:
-        return f"{self.method} ({MARK})" if self.published else self.method
+        return f"{self.method} ({MARK})" if self.kind == MARK else self.method
 
 
 class Table(NamedTuple):
@@ -85,11 +86,8 @@ def latex(table: Table) -> str:
 
 
 def html_table(table: Table) -> str:
-    """A <table> with its caption; rows that are published have the class 'published'."""
+    """A <table> with its caption; a row's class is its kind."""
     row = lambda tag, texts: "".join(f"<{tag}>{html.escape(text)}</{tag}>" for text in texts)
-    body = [
-        f'<tr class="{MARK if item.published else "own"}">{row("td", texts)}</tr>'
-        for item, texts in zip(table.rows, lines(table), strict=True)
-    ]
+    body = [f'<tr class="{item.kind}">{row("td", texts)}</tr>' for item, texts in zip(table.rows, lines(table), strict=True)]
     caption = f"<caption>{html.escape(table.caption)}</caption>"
     return "\n".join(["<table>", caption, f"<tr>{row('th', table.head)}</tr>", *body, "</table>"])
