@@ -18,7 +18,7 @@ from mvgrpo_jax.evaluation.weights import Weights
 
 SETTINGS = "settings.json"
 WEIGHTS = ("pipeline", "weights", "lora", "lora_sha256", "workdir", "step", "best")  # what may differ from a base
-PLACES = ("pipeline", "lora", "workdir")  # compared by what is there
+PLACES = ("pipeline", "lora")  # compared by what is there
 
 
 @dataclasses.dataclass(frozen=True)

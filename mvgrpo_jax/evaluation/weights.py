@@ -24,6 +24,7 @@ from mvgrpo_jax.pipelines.identity import identity
 from mvgrpo_jax.planning import hardware
 from mvgrpo_jax.run import checkpoint, sampling, trained
 
+EXPORT = "pipeline"  # what a run calls the pipeline that it exports
 PARTS = (*pipelines.WEIGHTS, "tokenizer", "tokenizer_2", "scheduler")  # folders of a pipeline
 
 
@@ -51,8 +52,9 @@ class Weights:
         """What people call them."""
         if self.workdir:
             return f"{self.workdir.name}, {'best of ' if self.best else ''}iteration {self.step}"
-        lora = f" + {self.lora.stem}" if self.lora else ""
-        return Path(self.pipeline).name + lora
+        folder = Path(self.pipeline)
+        name = folder.parent.name if folder.name == EXPORT else folder.name
+        return name + (f" + {self.lora.stem}" if self.lora else "")
 
     def facts(self) -> dict[str, Any]:
         """What tells these weights from others, as JSON has it."""
