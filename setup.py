@@ -9,6 +9,7 @@ REQUIRES = [
     "etils[epath]>=1.13",
     "transformers>=5.0",  # one CLIPTokenizer and one T5TokenizerFast, without torch
     "tokenizers>=0.22",
+    "huggingface_hub>=1.0",  # transformers brings it; here it finds pipelines in its cache
     "safetensors>=0.6.2",
     "grain>=0.2.15",
     "ml_collections>=1.1",

@@ -1,4 +1,4 @@
-"""Pictures and scores of a pipeline on a prompt set: the paper's table, a page to look at, a comparison with another pipeline.
+"""Pictures and scores of a pipeline on a prompt set: the paper's table, a page to look at, another pipeline beside it.
 
 python -m mvgrpo_jax.evaluate --pipeline DIR --prompts FILE --judge NAME=FOLDER ... --out DIR [--against DIR]
 
@@ -102,11 +102,10 @@ def main(argv: list[str] | None = None) -> None:
         joining.join(options.coordinator, options.processes, options.process_id)
     compiled.keep(None, str(options.out))
     job = job_of(options, prompts, seeds)
-    sides = [Side(options.out, job)]
+    sides = [Side(options.out, job, label=options.label)]
     if options.against:
         sides.append(running.against(options.against, job, judges, options.out))
-    shown = {"label": options.label, "trained_on": options.trained_on}
-    shown |= {"with_published": options.published, "per_style": options.per_style}
+    shown = {"trained_on": options.trained_on, "with_published": options.published, "per_style": options.per_style}
     if done := running.run(sides, judges, options.batch, **shown):
         summary, made = done
         print("\n".join(lines(summary)))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 DUPLICATE = 0.95  # cosine of two pictures of different prompts from which on they are nearly the same
-BLOCK = 512  # pictures that are compared with all others at a time
+BLOCK = 512  # prompts, or pictures that are compared with all others, at a time
 
 
 class Duplicates(NamedTuple):
@@ -24,9 +24,11 @@ def distances(vectors: np.ndarray) -> np.ndarray:
 
 
 def deviations(images: np.ndarray) -> np.ndarray:
-    """[P]: root mean square difference of two pictures of a prompt, averaged over its pairs, of pictures [P, S, H, W, C]."""
-    flat = images.reshape(*images.shape[:2], -1).astype(np.float64)
-    return _over_pairs(flat, lambda a, b: np.sqrt(((a - b) ** 2).mean(-1)))
+    """[P]: root mean square difference of two pictures of a prompt, in [0, 1], averaged over its pairs, of pictures uint8
+    [P, S, H, W, C]."""
+    flat = images.reshape(*images.shape[:2], -1)
+    away = lambda a, b: np.sqrt(((a / 255 - b / 255) ** 2).mean(-1))
+    return np.concatenate([_over_pairs(flat[first : first + BLOCK], away) for first in range(0, len(flat), BLOCK)])
 
 
 def _over_pairs(items: np.ndarray, distance) -> np.ndarray:

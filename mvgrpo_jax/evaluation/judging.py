@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mvgrpo_jax import rewards
 from mvgrpo_jax.evaluation.job import share
 from mvgrpo_jax.evaluation.ledger import Ledger
-from mvgrpo_jax.evaluation.side import Side
+from mvgrpo_jax.evaluation.side import Side, bar_options
 from mvgrpo_jax.evaluation.weights import local_mesh
 from mvgrpo_jax.parallel import rules, spread
 from mvgrpo_jax.parallel.owned import Owned
@@ -72,7 +72,7 @@ def _fill(side: Side, book: Ledger, size: int, ask: Ask, title: str) -> None:
         book.add(dict(zip((item.key for item in items), answer(), strict=True)))
         bar.update(len(items))
 
-    with tqdm(total=mine, initial=mine - len(missing), desc=title, unit="picture") as bar:
+    with tqdm(total=mine, initial=mine - len(missing), desc=title, **bar_options()) as bar:
         for items, images in side.batches(missing, size):
             waiting.append((items, ask(images, [item.text for item in items])))
             if len(waiting) > AHEAD:

@@ -28,5 +28,5 @@ def measured(image: np.ndarray, finite: bool = True) -> dict[str, Any]:
 
 
 def small(record: dict[str, Any]) -> np.ndarray:
-    """float64 [32, 32, 3] in [0, 1] of a record."""
-    return np.frombuffer(base64.b64decode(record["small"]), np.uint8).reshape(SIDE, SIDE, 3) / 255
+    """uint8 [32, 32, 3] of a record."""
+    return np.frombuffer(base64.b64decode(record["small"]), np.uint8).reshape(SIDE, SIDE, 3)

@@ -19,7 +19,7 @@ PAIR = ("judge", "prompt", "number", "seed", "score", "against", "difference")  
 @dataclasses.dataclass(frozen=True)
 class Results:
     """Of one side: scores {judge: [P, S]} with not-a-number where there is none, brightness, saturation [P, S], small pictures
-    [P, S, 32, 32, 3], and vectors [P, S, d] where a judge gave some."""
+    uint8 [P, S, 32, 32, 3], and vectors [P, S, d] where a judge gave some."""
 
     side: Side
     scores: dict[str, np.ndarray]

@@ -18,12 +18,11 @@ def table(
     theirs: Results | None,
     judges: dict[str, dict[str, Any]],
     *,
-    label: str = "",
     trained_on: str = NOTHING,
     with_published: bool = False,
     per_style: bool = False,
 ) -> Table:
-    """judges: settings by name. label: what ours is called, '' for its weights' name. with_published: the paper's rows come
+    """judges: settings by name. with_published: the paper's rows come
     first. per_style: a row for each style, too."""
     placed = columns(judges)
     titles = [column.title for column in placed.values()]
@@ -33,7 +32,7 @@ def table(
         names = published.read()["columns"]
         rows = [Row(on, method, dict(zip(names, numbers)), MARK) for on, method, *numbers in published.read()["rows"]]
     sides = [(theirs, theirs.side.name, NOTHING)] if theirs else []
-    for results, name, on in [*sides, (ours, label or ours.side.name, trained_on)]:
+    for results, name, on in [*sides, (ours, ours.side.name, trained_on)]:
         rows.append(Row(on, name, _cells(results, placed)))
         if per_style:
             styles = by_style(results.side.job.prompts.styles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,6 +15,7 @@ from mvgrpo_jax.evaluation import look, weights
 from mvgrpo_jax.evaluation.job import Item, Job, share
 from mvgrpo_jax.evaluation.ledger import Ledger
 from mvgrpo_jax.evaluation.painter import Painter
+from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.run import pictures
 
 LOOKS = "looks"  # the ledger of what is painted
@@ -21,16 +23,12 @@ LOOKS = "looks"  # the ledger of what is painted
 
 class Side:
     """folder: of the evaluation. job: what is painted in it. own: whether this command paints and judges it; else it is another
-    evaluation, which is only read."""
+    evaluation, which is only read. label: what tables call it, '' for its weights' name."""
 
-    def __init__(self, folder: Path, job: Job, own: bool = True):
-        self.folder, self.job, self.own = folder, job, own
+    def __init__(self, folder: Path, job: Job, own: bool = True, label: str = ""):
+        self.folder, self.job, self.own, self.name = folder, job, own, label or job.weights.name
         self.items = job.items
         self.looks = Ledger(folder, LOOKS)
-
-    @property
-    def name(self) -> str:
-        return self.job.weights.name
 
     def missing(self) -> list[Item]:
         """The items of this process that are not painted: without a file, or not noted as finished."""
@@ -46,7 +44,7 @@ class Side:
         mine = len(share(self.items))
         mesh = weights.local_mesh(weights.networks(self.job.weights.described()), self.job.dtype)
         painter = Painter(self.job.weights.load(np.dtype(self.job.dtype), mesh), mesh, self.job, min(batch, len(missing)))
-        with tqdm(total=mine, initial=mine - len(missing), desc=f"painting {self.name}", unit="picture") as bar:
+        with tqdm(total=mine, initial=mine - len(missing), desc=f"painting {self.name}", **bar_options()) as bar:
             for first in range(0, len(missing), painter.size):
                 items = missing[first : first + painter.size]
                 for item, image, finite in zip(items, *painter(items)):
@@ -63,7 +61,7 @@ class Side:
             "number": item.number,
             "steps": job.steps,
             "guidance": job.guidance,
-            "pipeline": self.name,
+            "pipeline": job.weights.name,
         }
 
     def batches(self, items: list[Item], size: int) -> Iterator[tuple[list[Item], np.ndarray]]:
@@ -80,3 +78,8 @@ def read(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError) as error:
         raise UserError(f"picture {path} cannot be read ({error}); delete it, and the same command paints it anew") from None
+
+
+def bar_options() -> dict[str, Any]:
+    """Of a progress bar: the first process of a job shows its own, the others' shares are as large."""
+    return {"unit": "picture", "disable": not hosts.is_chief()}

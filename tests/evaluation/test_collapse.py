@@ -24,8 +24,8 @@ def test_distances_are_means_over_the_pairs_that_are_there():
 
 
 def test_deviations_are_root_mean_squares():
-    images = np.random.default_rng(1).random((2, 3, 4, 4, 3))
-    pairs = [np.sqrt(((images[1, i] - images[1, j]) ** 2).mean()) for i, j in ((0, 1), (0, 2), (1, 2))]
+    images = np.random.default_rng(1).integers(0, 256, (2, 3, 4, 4, 3), np.uint8)
+    pairs = [np.sqrt(((images[1, i] / 255 - images[1, j] / 255) ** 2).mean()) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert collapse.deviations(images)[1] == pytest.approx(np.mean(pairs))
 
 
@@ -68,4 +68,4 @@ def test_a_look_is_brightness_and_saturation():
 def test_the_small_picture_is_one_of_areas():
     image = np.random.default_rng(4).integers(0, 256, (96, 64, 3), np.uint8)
     areas = image.reshape(32, 3, 32, 2, 3).mean((1, 3)) / 255
-    np.testing.assert_allclose(look.small(look.measured(image)), areas, atol=1.01 / 255)  # Pillow rounds rows and columns
+    np.testing.assert_allclose(look.small(look.measured(image)) / 255, areas, atol=1.01 / 255)  # Pillow rounds rows and columns

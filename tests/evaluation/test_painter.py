@@ -3,14 +3,17 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from mvgrpo_jax import pipelines, rewards
 from mvgrpo_jax.evaluation import judging
 from mvgrpo_jax.evaluation.job import Job, share
 from mvgrpo_jax.evaluation.painter import Painter
 from mvgrpo_jax.evaluation.prompt_set import PromptSet
+from mvgrpo_jax.evaluation.side import Side
 from mvgrpo_jax.evaluation.weights import Weights, local_mesh, networks
 from mvgrpo_jax.parallel.mesh import make_mesh
+from mvgrpo_jax.rewards.base import Judgement
 
 PROMPTS = PromptSet("made up", range(7, 10), ("a cross", "a red circle", "two squares"), ("", "", ""))
 
@@ -73,6 +76,41 @@ def test_a_judge_on_several_devices_gives_the_scores_and_vectors_of_one(devices)
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
     np.testing.assert_allclose(found[0][1], found[1][1], atol=2e-3)
     np.testing.assert_allclose(np.linalg.norm(found[0][1], axis=1), 1.0, atol=1e-3)
+
+
+def test_a_judge_elsewhere_is_asked_ahead_and_answers_keep_their_order(tmp_path, monkeypatch):
+    """Two batches are on their way while the third is read; what is not valid has no value."""
+    asked, answered = [], []
+
+    class Elsewhere:
+        def begin(self, images, captions):
+            asked.append([texts[0] for texts in captions])
+
+            class Pending:
+                def result(self, number=len(asked)):
+                    answered.append((number, len(asked)))
+                    scores = np.asarray([[len(texts[0])] for texts in captions], np.float32)
+                    return Judgement(scores, scores != len("a red circle"))
+
+            return Pending()
+
+        def take_cut(self):
+            return 4
+
+    side = Side(tmp_path, job("x"))
+    (tmp_path / "pictures").mkdir()
+    for item in side.items:
+        Image.fromarray(np.zeros((16, 8, 3), np.uint8)).save(tmp_path / item.file)
+    side.looks.add({item.key: {"finite": item.seed == 3 or item.number > 7} for item in side.items})
+    monkeypatch.setattr(rewards, "make", lambda name, settings: Elsewhere())
+    assert judging.judge("far", {"kind": "http"}, [side], 1, False) == 4
+    assert asked == [[item.text] for item in side.items if item.key != "00007_4"]
+    assert answered == [(1, 3), (2, 4), (3, 5), (4, 5), (5, 5)]
+    known = judging.ledger(side, "far").read()
+    assert known == {"00007_3": 7, "00008_3": None, "00009_3": 11, "00008_4": None, "00009_4": 11}
+    asked.clear()
+    judging.judge("far", {"kind": "http"}, [side], 1, False)
+    assert asked == [["a red circle"]] * 2  # what could not be had is asked for again
 
 
 def test_on_accelerators_all_devices_are_used(random_pipeline, monkeypatch):
