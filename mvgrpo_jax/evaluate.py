@@ -17,7 +17,7 @@ from mvgrpo_jax import pipelines
 from mvgrpo_jax.configuration import flags
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.core.precision import DTYPES
-from mvgrpo_jax.errors import UserError, reports_errors
+from mvgrpo_jax.errors import Stopped, UserError, reports_errors
 from mvgrpo_jax.evaluation import job as jobs
 from mvgrpo_jax.evaluation import prompt_set, running, table
 from mvgrpo_jax.evaluation.report import lines
@@ -106,7 +106,11 @@ def main(argv: list[str] | None = None) -> None:
     if options.against:
         sides.append(running.against(options.against, job, judges, options.out))
     shown = {"trained_on": options.trained_on, "with_published": options.published, "per_style": options.per_style}
-    if done := running.run(sides, judges, options.batch, **shown):
+    try:
+        done = running.run(sides, judges, options.batch, **shown)
+    except KeyboardInterrupt:
+        raise Stopped("stopped; what is painted and judged is kept, the same command goes on") from None
+    if done:
         summary, made = done
         print("\n".join(lines(summary)))
         print(table.markdown(made))

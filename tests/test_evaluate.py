@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mvgrpo_jax import evaluate, rewards, sample
-from mvgrpo_jax.evaluation import ledger
+from mvgrpo_jax.evaluation import ledger, look
 from mvgrpo_jax.rewards import scoring
 
 PROMPTS = ["a small red circle top-left", "a large blue square center", 'a green cross | on "white"', "a circle on black"]
@@ -200,6 +201,14 @@ def test_a_full_disk_stops_with_a_message_and_the_same_command_goes_on(given, mo
     assert len(after) == 8 and rows(out) == rows(whole) and read(out) == read(whole)
 
 
+def test_what_is_interrupted_goes_on(given, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(look, "measured", lambda *_: signal.raise_signal(signal.SIGINT))
+        given("out")
+    assert stop.value.code == 75 and capsys.readouterr().err.endswith("the same command goes on\n")
+    assert len(rows(given("out"))) == 8
+
+
 def test_a_folder_holds_one_evaluation(given, other, capsys):
     given("out")
     for flags, line in (
@@ -272,10 +281,10 @@ def test_a_pipeline_without_a_component_is_refused_before_anything_is_made(part,
 
 
 def test_a_name_is_looked_up_in_the_cache_of_the_hub(given, other, tmp_path, monkeypatch):
-    kept = tmp_path / "hub" / "models--some--pipeline"
+    kept = tmp_path / "hub" / "models--some--model"
     shutil.copytree(other, kept / "snapshots" / "abc")
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    named, folder = given("named", "--pipeline", "some/pipeline"), given("folder", "--pipeline", other)
-    assert rows(named) == rows(folder) and read(named)["name"] == "pipeline"
+    named, folder = given("named", "--pipeline", "some/model"), given("folder", "--pipeline", other)
+    assert rows(named) == rows(folder) and read(named)["name"] == "model"

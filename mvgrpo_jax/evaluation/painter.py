@@ -15,8 +15,10 @@ from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.core.structs import Condition
 from mvgrpo_jax.evaluation.job import Item, Job
 from mvgrpo_jax.parallel import rules, spread
-from mvgrpo_jax.run.painting import DECODED, ENCODED
+from mvgrpo_jax.run.painting import ENCODED
 from mvgrpo_jax.run.sampling import initial_latents
+
+PIXELS = 1024 * 1024  # that a device decodes at a time: the decoder's last activations are large
 
 
 class Painter:
@@ -65,7 +67,7 @@ class Painter:
 
     @cached_property
     def _decode(self):
-        most = DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2)
+        most = PIXELS // (self.policy.tokens * self.pipeline.pixels_per_token**2)
 
         def run(params, latents):
             return pipelines.decode_lanes(self.pipeline, params, latents[:, None], self.policy.grid, self.policy.dtype, most)
