@@ -9,6 +9,7 @@ REQUIRES = [
     "etils[epath]>=1.13",
     "transformers>=5.0",  # one CLIPTokenizer and one T5TokenizerFast, without torch
     "tokenizers>=0.22",
+    "huggingface_hub>=1.0",  # transformers brings it; here it finds pipelines in its cache
     "safetensors>=0.6.2",
     "grain>=0.2.15",
     "ml_collections>=1.1",
@@ -85,7 +86,7 @@ setup(
     version="0.1.0",
     description="Multi-View GRPO and its family for flow models, in JAX",
     packages=find_packages(include=["mvgrpo_jax", "mvgrpo_jax.*"]),
-    package_data={"mvgrpo_jax": ["nano/assets/**/*", "rewards/texts/*"]},
+    package_data={"mvgrpo_jax": ["nano/assets/**/*", "rewards/texts/*", "evaluation/assets/*"]},
     python_requires=">=3.11,<3.15",
     install_requires=REQUIRES,
     extras_require={

@@ -30,11 +30,11 @@ def run(command: list[str]) -> None:
 
 def test_score(pipeline: str, out: Path, first: int, count: int, prompts: str) -> dict:
     """{judge: {mean, stderr}} on prompts first .. first + count - 1."""
-    path = out / "scores.json"
+    path = out / "summary.json"
     if not path.exists():
         options = ["--prompts", prompts, "--first", str(first), "--count", str(count), "--steps", "8", "--seed", "1"]
         run([sys.executable, "-m", "mvgrpo_jax.evaluate", "--pipeline", pipeline, "--out", str(out), *options])
-    return json.loads(path.read_text())
+    return json.loads(path.read_text())["judges"]
 
 
 def main() -> None:

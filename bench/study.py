@@ -121,12 +121,13 @@ def judge(pipeline: str, out: Path, seed: int) -> dict[str, float]:
     """Scores of 256 held-out prompts beyond the 192 that settings were chosen on, and diversity of 8 pictures each of 32."""
     common = [sys.executable, "-m", "mvgrpo_jax.evaluate", "--pipeline", pipeline, "--prompts", "flux-nano-one", "--steps", "8"]
     scores = {}
-    for part, count, more in (("scores", 256, []), ("diversity", 32, ["--per-prompt", "8"])):
+    for part, count, more in (("scores", 256, []), ("diversity", 32, ["--seeds", "8"])):
         folder = out / part
-        if not (folder / "scores.json").exists():
+        if not (folder / "summary.json").exists():
             run([*common, "--first", "192", "--count", str(count), "--seed", str(1), "--out", str(folder), *more])
-        found = json.loads((folder / "scores.json").read_text())
-        scores |= {"diversity": found["diversity"]["mean"]} if more else {n: s["mean"] for n, s in found.items()}
+        found = json.loads((folder / "summary.json").read_text())
+        means = {name: judged["mean"] for name, judged in found["judges"].items()}
+        scores |= {"diversity": found["collapse"]["pixel_distance"]["mean"]} if more else means
     return scores
 
 

@@ -55,6 +55,20 @@ def which_weights(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--best", action="store_true", help="the weights that the run's evaluation liked most")
 
 
+def processes(parser: argparse.ArgumentParser) -> None:
+    """Adds what says how the processes of a job find each other, the same flags as of a training run."""
+    group = parser.add_argument_group("a job of several processes")
+    group.add_argument("--distributed", action="store_true", help="join those of a TPU, SLURM or Kubernetes job")
+    group.add_argument("--coordinator", default="", help="elsewhere: HOST:PORT of process 0")
+    group.add_argument("--processes", type=positive, default=0, help="with --coordinator: how many there are")
+    group.add_argument("--process_id", type=natural, default=-1, help="with --coordinator: the number of this one, from 0")
+
+
+def joins(options: argparse.Namespace) -> bool:
+    """Whether any flag of `processes` was given."""
+    return options.distributed or bool(options.coordinator) or options.processes > 0 or options.process_id >= 0
+
+
 def level(text: str) -> float:
     """A finite number of at least 0."""
     value = finite(text)

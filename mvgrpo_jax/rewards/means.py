@@ -16,10 +16,3 @@ def mean(scores: np.ndarray) -> float:
 def deviations(scores: np.ndarray) -> np.ndarray:
     """The population deviation of each group: [...] of scores [..., S]."""
     return np.ma.filled(np.ma.masked_invalid(scores).std(-1), np.nan)
-
-
-def mean_and_error(scores: np.ndarray) -> dict[str, float]:
-    """'mean' of N scores and its 'stderr', their deviation over sqrt(N)."""
-    there = scores[~np.isnan(scores)]
-    error = float(there.std() / len(there) ** 0.5) if there.size else math.nan
-    return {"mean": mean(scores), "stderr": error}

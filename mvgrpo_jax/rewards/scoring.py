@@ -25,15 +25,17 @@ SHEET = "sheet.png"
 BATCH = 16  # pictures that are held and judged at a time
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    """--judge and --option, as `make_judges` reads them."""
+def add_arguments(parser: ArgumentParser, default: Sequence[str] = ()) -> None:
+    """--judge and --option, as `make_judges` reads them. default: what help names where no judge need be given; without one
+    a judge is required."""
     parser.add_argument(
         "--judge",
         action="append",
-        required=True,
+        default=[],
+        required=not default,
         metavar="NAME[=PLACE]",
         help=f"may be repeated; NAME is a kind ({', '.join(kinds.names())}), PLACE the folder or file of its weights or its "
-        "address",
+        "address" + (f"; default: {' and '.join(default)}" if default else ""),
     )
     parser.add_argument(
         "--option",
@@ -45,8 +47,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def make_judges(words: list[str], options: Sequence[str] = ()) -> dict[str, Judge]:
-    """Judges by what was given for each, NAME or NAME=PLACE, and their settings, NAME.KEY=VALUE. NAME is a kind unless the
-    setting NAME.kind says another; a kind that is there twice is named by the whole word.
+    """The judges of `described`, by name. UserError as there, and where one cannot be made."""
+    return {name: rewards.make(name, settings) for name, settings in described(words, options).items()}
+
+
+def described(words: list[str], options: Sequence[str] = ()) -> dict[str, dict[str, object]]:
+    """Of each judge, by its name, its kind under 'kind' and its settings, from what was given for each, NAME or NAME=PLACE, and
+    settings, NAME.KEY=VALUE. NAME is a kind unless the setting NAME.kind says another; a kind that is there twice is named by
+    the whole word.
 
     UserError for an unknown kind or setting, a place where the kind takes none, one judge twice, and a value of another type.
     """
@@ -67,7 +75,7 @@ def make_judges(words: list[str], options: Sequence[str] = ()) -> dict[str, Judg
         label = word if names[name] > 1 else name
         if label in judges:
             raise UserError(f"--judge {word} is there twice; give each judge once")
-        judges[label] = rewards.make(label, {"kind": kind} | _typed(name, kind, settings))
+        judges[label] = {"kind": kind} | _typed(name, kind, settings)
     if unused := sorted(set(given) - set(names)):
         raise UserError(f"--option {unused[0]}...: no --judge {unused[0]} is given; there are: {', '.join(names)}")
     return judges

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mvgrpo_jax import rewards
 from mvgrpo_jax.convert.files import atomic
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.owned import Owned
-from mvgrpo_jax.rewards import Panel, scoring
-from mvgrpo_jax.rewards.means import mean, mean_and_error
+from mvgrpo_jax.rewards import Panel
+from mvgrpo_jax.rewards.means import mean
 from mvgrpo_jax.run import pictures
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.programs import Programs
-from mvgrpo_jax.run.sampling import BATCH, Painter, initial_latents
 
 
 class Evaluation:
@@ -57,41 +55,6 @@ class Evaluation:
         return owned, {name: np.concatenate(values) for name, values in scores.items()}
 
 
-def evaluate(
-    painter: Painter,
-    prompts: list[str],
-    judges: dict[str, rewards.Judge],
-    folder: Path,
-    title: str,
-    *,
-    seed: int = 0,
-    per_prompt: int = 0,
-    batch: int = BATCH,
-) -> dict[str, dict[str, float]]:
-    """{judge: mean and standard error of its scores over the prompts}; written to scores.json, the pictures to sheet.png.
-
-    Picture i of P prompts depends on the prompt, the seed and i alone. With per_prompt G > 1 each prompt is painted G times
-    (pictures i, i + P, ...; the first ones are scored), and 'diversity' is summarised as well. UserError: a judge that does
-    not read pictures of this size.
-    """
-    texts, _ = painter.tokenize(prompts)
-
-    def paint(first: int) -> np.ndarray:
-        latents = initial_latents(seed, first, len(prompts), painter.shape)
-        return painter.paint(texts, latents, batch=batch)
-
-    images = paint(0)
-    pairs = scoring.score_pictures(rewards.Panel(judges), pictures.to_uint8(images), [prompts])
-    scores = {name: values[0] for name, values in pairs.items()}
-    sheet(images, prompts, scores, folder / "sheet.png", title)
-    summary = {name: mean_and_error(values) for name, values in scores.items()}
-    if per_prompt > 1:
-        further = (paint(i * len(prompts)) for i in range(1, per_prompt))
-        summary["diversity"] = mean_and_error(diversity(np.stack([images, *further], axis=1)))
-    (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
-
-
 def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[str], scores: dict[str, np.ndarray]) -> None:
     """Writes the pictures of an iteration's evaluation that belong to this process: a sheet, and an array [N, H, W, 3] for
     before and after. Arrays of other prompts, which a run evaluated before its config changed, cannot stand beside it and are
@@ -114,10 +77,3 @@ def sheet(images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray],
     labels = [f"{p} [{', '.join(f'{n} {s[i]:.2f}' for n, s in scores.items())}]" for i, p in enumerate(prompts)]
     cells = list(zip(images, labels))
     pictures.sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], path, title=title)
-
-
-def diversity(images: np.ndarray) -> np.ndarray:
-    """Root mean square distance between two pictures of a prompt, averaged over pairs: [P] of images [P, G, H, W, C]."""
-    flat = images.reshape(*images.shape[:2], -1).astype(np.float64)
-    pairs = [(i, j) for i in range(flat.shape[1]) for j in range(i)]
-    return np.mean([np.sqrt(((flat[:, i] - flat[:, j]) ** 2).mean(-1)) for i, j in pairs], axis=0)

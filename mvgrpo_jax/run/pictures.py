@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from mvgrpo_jax.convert.files import atomic
 
@@ -21,10 +23,13 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
     return np.round(np.clip(np.nan_to_num(np.asarray(image, np.float32), nan=0.5), 0, 1) * 255).astype(np.uint8)
 
 
-def save_png(image: np.ndarray, path: Path) -> None:
-    """Writes [H, W, 3], uint8 or in [0, 1], as PNG, atomically."""
+def save_png(image: np.ndarray, path: Path, texts: Mapping[str, object] | None = None) -> None:
+    """Writes [H, W, 3], uint8 or in [0, 1], as PNG, atomically, with text chunks of these names."""
+    chunks = PngInfo()
+    for name, text in (texts or {}).items():
+        chunks.add_text(name, str(text))
     with atomic(path) as part:
-        Image.fromarray(to_uint8(image)).save(part, "PNG")
+        Image.fromarray(to_uint8(image)).save(part, "PNG", pnginfo=chunks)
 
 
 def save_array(array: np.ndarray, path: Path) -> None:

@@ -16,6 +16,7 @@ from mvgrpo_jax.core import rollout, sde, seeds
 from mvgrpo_jax.core.policy import Policy, assemble
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models import lora
+from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import pictures, trained
 
@@ -24,22 +25,26 @@ COLUMNS = 8  # of the contact sheet
 Texts = tuple[np.ndarray, np.ndarray]  # CLIP's and T5's token ids, int32 [N, S_clip] and [N, S_t5]
 
 
-def load(folder: str | Path, dtype=jnp.float32, lora_path: Path | None = None) -> pipelines.Pipeline:
+def load(folder: str | Path, dtype=jnp.float32, lora_path: Path | None = None, mesh=None, **options) -> pipelines.Pipeline:
     """A pipeline with weights of a dtype; the adapters of a LoRA file or folder, if given, are joined to its transformer.
-    UserError: a pipeline or LoRA that cannot be read, or adapters that do not fit the transformer."""
-    pipeline = pipelines.load(folder, dtype=dtype)
+    mesh, options: as of pipelines.load. UserError: a pipeline or LoRA that cannot be read, or adapters that do not fit the
+    transformer."""
+    pipeline = pipelines.load(folder, dtype=dtype, mesh=mesh, **options)
     if lora_path:
         factors = lora_files.read(lora_path, pipeline.transformer, pipeline.flux_config)
         adapters, config = lora_files.tree_of(pipeline.transformer, factors)
         pipeline.transformer = lora.adapt(pipeline.transformer, config)
+        adapters = jax.device_put(adapters, rules.sharding(mesh)) if mesh else adapters
         pipeline.params["transformer"] = lora.join(pipeline.params["transformer"], adapters)
     return pipeline
 
 
-def load_trained(workdir: Path, dtype=jnp.float32, *, step: int | None = None, best: bool = False) -> pipelines.Pipeline:
+def load_trained(
+    workdir: Path, dtype=jnp.float32, *, step: int | None = None, best: bool = False, mesh=None
+) -> pipelines.Pipeline:
     """The pipeline of a run with the weights of its newest checkpoint, of the checkpoint of an iteration, or its best ones, on
-    one device. UserError when they are not there."""
-    found = trained.read(workdir, make_mesh(), step=step, best=best, dtype=dtype)
+    a mesh, without one on one device. UserError when they are not there."""
+    found = trained.read(workdir, mesh or make_mesh(), step=step, best=best, dtype=dtype)
     pipeline = found.programs.pipeline
     pipeline.transformer = found.programs.policy.network
     pipeline.params["transformer"] = assemble(found.weights, found.base)

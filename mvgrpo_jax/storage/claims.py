@@ -37,8 +37,8 @@ def me() -> str:
 
 def _taken(owner: str, folder: Path) -> UserError:
     return UserError(
-        f"{owner or 'another process'} is training in {folder}; two would overwrite each other's files. Wait for it or stop "
-        "it, or choose another --workdir"
+        f"{owner or 'another process'} is at work in {folder}; two would overwrite each other's files. Wait for it or stop "
+        "it, or choose another folder"
     )
 
 

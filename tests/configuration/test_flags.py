@@ -62,7 +62,7 @@ SAMPLE = [
     ("--max-sequence-length", "-5"),
     ("--max-sequence-length", "0"),
 ]
-EVALUATE = [("--count", "0"), ("--first", "-1"), ("--per-prompt", "-2")]
+EVALUATE = [("--count", "0"), ("--first", "-1"), ("--seeds", "0"), ("--batch", "0")]
 
 
 @pytest.mark.parametrize(

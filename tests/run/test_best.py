@@ -6,8 +6,9 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
-from mvgrpo_jax import sample
+from mvgrpo_jax import evaluate, sample
 from mvgrpo_jax.convert.sources import TensorFiles
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.mesh import make_mesh
@@ -72,6 +73,23 @@ def test_commands_read_the_best(run, tmp_path, monkeypatch):
     newest = drift.measure(config(), tmp_path / "drift", 1, 1, trained_in=folder)
     np.testing.assert_array_equal(kernel(best), kernel(used[2]))
     assert np.abs(kernel(best) - kernel(newest)).max() > 0  # training samples with the weights, not with their average
+
+
+def test_an_evaluation_paints_with_a_runs_weights(run, tmp_path):
+    folder, _ = run
+    painted = {}
+    for name, words in (
+        ("best", ["--workdir", str(folder), "--best"]),
+        ("lora", ["--lora", str(folder / "lora")]),
+        ("base", []),
+    ):
+        out = tmp_path / name
+        evaluate.main([*words, "--count", "2", "--steps", "2", "--judge", "scene", "--out", str(out)])
+        painted[name] = np.stack([np.asarray(Image.open(p)) for p in sorted((out / "pictures").iterdir())]).astype(int)
+    assert np.abs(painted["best"] - painted["lora"]).max() <= 1
+    assert np.abs(painted["best"] - painted["base"]).max() > 8
+    settings = json.loads((tmp_path / "best" / "settings.json").read_text())
+    assert (settings["step"], settings["best"]) == (2, True)
 
 
 @pytest.mark.nightly

@@ -125,7 +125,7 @@ def test_a_second_process_in_the_workdir_is_refused(tmp_path):
     first = [sys.executable, "-c", hold + "print('held', flush=True); sys.stdin.read()", str(tmp_path)]
     with subprocess.Popen(first, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=f"process {owner.pid} on .* is training in {tmp_path}; two would overwrite"):
+        with pytest.raises(UserError, match=f"process {owner.pid} on .* is at work in {tmp_path}; two would overwrite"):
             with claim(tmp_path, {"a": 1}):
                 pass
         owner.kill()  # a lock does not outlive its process, however it ended

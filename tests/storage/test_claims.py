@@ -28,7 +28,7 @@ def killed(claim):
 
 def test_one_at_a_time(folder):
     with claims.hold(folder) as first:
-        with pytest.raises(UserError, match=r"process \d+ on .* is training in gs://bucket/run"):
+        with pytest.raises(UserError, match=r"process \d+ on .* is at work in gs://bucket/run"):
             claims.hold(folder)
         first.check()
     assert not (folder / "lock").exists()
