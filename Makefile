@@ -51,7 +51,7 @@ test-all: $(VENV)/.tested
 # The pages as a site: site/index.html. A link that leads nowhere is an error.
 docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e '.[docs]'
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "pages: site/index.html"
 
 lint: $(VENV)/.tested

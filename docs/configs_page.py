@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -38,8 +39,9 @@ def _cell(text: str) -> str:
 
 
 def _blocks(text: str) -> list[str]:
-    """A docstring's paragraphs; indented lines stay code."""
-    return text.strip("\n").split("\n")
+    """A docstring's paragraphs; indented lines stay code, flags become it."""
+    lines = text.strip("\n").split("\n")
+    return [line if line.startswith("    ") else re.sub(r"--[a-z][\w.=]*\w", r"`\g<0>`", line) for line in lines]
 
 
 def on_files(files, config):

@@ -51,7 +51,7 @@ def test_files_exist(page):
     named |= set(re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/]+\.py)`", text))
     named |= {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
     for path in named:
-        if "NAME" not in path:
+        if "NAME" not in path and path != "configs.md":  # made when the site is built
             assert any((place / path).exists() for place in PLACES), f"{page} names {path}, which is not there"
 
 
