@@ -8,9 +8,8 @@
 
 The other parts as in configs/mvgrpo_flux_hpsv3.py. CLIP is DFN5B's ViT-H, whose scale is that of the paper's table. Each
 judge's rewards are normalised in their group and added with equal weights (algorithm.mvgrpo.combine); how the paper mixes them
-is not published. One node of 8 x H200 holds it: by `plan` an
-iteration takes 41.6 s, the two judges 4.5 s of them, and 41.6 GiB of a device at its fullest. Compiled for that, not run at
-this size.
+is not published. One node of 8 x H200 holds it: by `plan` an iteration takes 41.6 s, the two judges 4.5 s of them, and 41.6 GiB
+of a device at its fullest. Compiled for that, not run at this size.
 """
 
 from configs import common, mvgrpo_flux
