@@ -22,7 +22,7 @@ from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
 from mvgrpo_jax.prompts import stream, streaming
-from mvgrpo_jax.rewards.means import mean
+from mvgrpo_jax.rewards.means import deviations, mean
 from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
@@ -227,8 +227,8 @@ class Loop:
         self.bar.set_postfix(shown)
 
     def evaluate(self, number: int, clock: Clock) -> dict[str, float]:
-        """The mean of every judge on the held-out prompts; the weights are kept when none that were trained did better, by the
-        chief the pictures that belong to it."""
+        """The mean of every judge on the held-out prompts, and its deviation over them; the weights are kept when none that were
+        trained did better, by the chief the pictures that belong to it."""
         run, weights, between = self.run, averaged(self.progress.state), lambda: self.enter(number, "evaluation")
         between()
         with clock("eval"):
@@ -237,7 +237,7 @@ class Loop:
             self.aside(evaluation.keep, self.workdir / "eval", number, owned, run.evaluation.prompts, scores)
         means = {f"eval/{name}": mean(values) for name, values in scores.items()}
         self.keep_if_best(number, weights, means[f"eval/{run.config.eval.judge}"])
-        return means
+        return means | {f"eval_std/{name}": float(deviations(values)) for name, values in scores.items()}
 
     def keep_if_best(self, number: int, weights: Params, score: float) -> None:
         """Saves the weights of `number` iterations to best/ where no earlier ones that were trained had such a score."""
