@@ -37,6 +37,8 @@ SERVE = ["starlette>=1.0", "uvicorn>=0.40", "python-multipart>=0.0.20"]
 OCR = ['rapidocr-onnxruntime==1.4.4; python_version < "3.13"']
 # Prompts in tables as the Hub stores them (mvgrpo_jax/prompts/forms/parquet.py).
 PARQUET = ["pyarrow>=18.0"]
+# Trackers (mvgrpo_jax/run/trackers).
+TRACKERS = {"wandb": ["wandb>=0.21"], "swanlab": ["swanlab>=0.10"], "mlflow": ["mlflow>=3.1"]}
 # Compilers for TPU and CUDA, on Linux, without the libraries that running there needs. A plugin fits one jaxlib.
 PLAN = [
     'jax==0.10.2; sys_platform == "linux"',
@@ -95,6 +97,7 @@ setup(
         "serve": SERVE,
         "ocr": OCR,
         "parquet": PARQUET,
+        **TRACKERS,
         "test": TEST,
     },
     entry_points={"console_scripts": ["mvgrpo = mvgrpo_jax.console.__main__:main"]},

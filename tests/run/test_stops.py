@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.errors import Stopped, UserError, status
-from mvgrpo_jax.run import build, iteration, loop, stops
+from mvgrpo_jax.run import build, iteration, loop, stops, trackers
 from tests.processes import ROOT
 from tests.runs import leaves, numbers, small_config
 
@@ -44,9 +44,8 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
         run.enhancer.log()  # counts begin anew, as in another process
         with jax.set_mesh(run.mesh), stops.catching() as asked:
             fresh = jax.tree.map(jax.numpy.copy, initial)
-            return loop.Loop(
-                run, workdir, loop.begin(run, fresh, workdir), loop.Job(asked, lambda stage: None, lambda: None)
-            ).run_to_the_end()
+            progress, job = loop.begin(run, fresh, workdir), loop.Job(asked, lambda stage: None, lambda: None)
+            return loop.Loop(run, workdir, progress, job, trackers.Trackers({})).run_to_the_end()
 
     go(tmp_path / "whole")
     stopped = tmp_path / "stopped"
