@@ -72,6 +72,7 @@ TEST = [
     "shapely==2.2.0",
     "six==1.17.0",
     "pyarrow==26.0.1",
+    "wandb==0.31.0",  # its files are read back; what reads SwanLab's and MLflow's runs where they are installed
     # What open_clip needs, the peer of judges of the CLIP family; the Makefile installs it without torchvision and timm.
     "ftfy==6.3.1",
     "regex==2026.11.19",

@@ -11,6 +11,7 @@ import numpy as np
 from mvgrpo_jax.compare.runs import Compared
 from mvgrpo_jax.run import pictures
 
+COLUMNS = 6
 SAME = 2.0  # mean difference of pixels, of 255, to which two machines paint the same picture
 
 
@@ -34,7 +35,7 @@ def ends(run: Compared) -> Ends | None:
 
 
 def write(runs: list[Compared], path: Path, count: int = 16) -> str | None:
-    """Draws a row a prompt: before, then after each run; the picture before stands beside each run's where they are not the
+    """Draws of each prompt before, then after each run; the picture before stands beside each run's where they are not the
     same. Returns a sentence on which it is; None, and nothing is drawn, without a run that has pictures, or without a prompt
     that all of those have."""
     found = {run.name: end for run in runs if (end := ends(run))}
@@ -44,14 +45,16 @@ def write(runs: list[Compared], path: Path, count: int = 16) -> str | None:
     if not prompts:
         return None
     shared = same_noise(list(found.values()), prompts)
-    rows = []
+    cells = []
     for prompt in prompts:
         row = []
         for name, end in found.items():
             if not shared or not row:
                 row.append((end.before[prompt], f"before: {prompt}" if not row else f"before {name}"))
             row.append((end.after[prompt], f"{name}, {end.last} iterations"))
-        rows.append(row)
+        cells.append(row)
+    beside = max(1, COLUMNS // len(cells[0]))  # prompts in a row
+    rows = [sum(cells[i : i + beside], []) for i in range(0, len(cells), beside)]
     pictures.sheet(rows, path, cell=180, title="The same held-out prompts; each run's own noise is the same before and after")
     if len(found) == 1:
         return "The same prompts and noise before and after."

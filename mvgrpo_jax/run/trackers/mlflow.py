@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.run.trackers.base import TITLE, Job, Picture
@@ -46,8 +47,6 @@ class Run:
         self.client, self.run = client, run
 
     def numbers(self, iteration: int, values: dict[str, float]) -> None:
-        import time
-
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)

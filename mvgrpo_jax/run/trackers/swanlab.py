@@ -9,14 +9,8 @@ def begin(job: Job) -> Run:
     """A continued run goes on under its id online; offline it writes a further folder."""
     import swanlab
 
-    online = {"id": job.identity.get("swanlab"), "resume": "allow"}
-    run = swanlab.init(
-        log_dir=str(job.folder.local),
-        project=job.project,
-        name=job.name,
-        config=job.config,
-        **({"mode": "offline"} if job.offline else online),
-    )
+    how = {"mode": "offline"} if job.offline else {"id": job.identity.get("swanlab"), "resume": "allow"}
+    run = swanlab.init(log_dir=str(job.folder.local), project=job.project, name=job.name, config=job.config, **how)
     return Run(run, swanlab.Image)
 
 
