@@ -1,4 +1,4 @@
-"""Compares runs: curves on one axis, scores with differences, trained against held-out judges, pictures before and after.
+"""Compares runs: curves, scores with differences, trained against held-out judges, pictures before and after.
 
 python -m mvgrpo_jax.compare RUN [RUN ...] --out DIR
 

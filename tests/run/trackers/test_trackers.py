@@ -5,9 +5,11 @@ import pytest
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.run import trackers
-from mvgrpo_jax.run.trackers import keys
+from mvgrpo_jax.run.trackers import folder, keys
 from mvgrpo_jax.run.trackers.folder import Folder
+from mvgrpo_jax.storage import place
 from tests.run.trackers import jobs
+from tests.storage.bucket import mount
 
 
 def test_other_programs_names():
@@ -63,9 +65,9 @@ class Fake:
         self.calls.append("close")
 
 
-def with_fakes(folder, count=2):
+def with_fakes(where, count=2):
     fakes = [Fake() for _ in range(count)]
-    return fakes, trackers.Trackers({f"t{i}": (fake, Folder(folder / f"t{i}")) for i, fake in enumerate(fakes)})
+    return fakes, trackers.Trackers({f"t{i}": (fake, Folder(where / f"t{i}")) for i, fake in enumerate(fakes)})
 
 
 def test_a_tracker_that_fails_ends_nothing_and_is_left_alone_after_three_in_a_row(tmp_path, capsys):
@@ -78,6 +80,23 @@ def test_a_tracker_that_fails_ends_nothing_and_is_left_alone_after_three_in_a_ro
     assert [i for i, _ in bad.calls] == [2] and [i for i, _ in good.calls] == list(range(7))
     group.close()
     assert "close" not in bad.calls and good.calls[-1] == "close"
+
+
+def test_files_that_grow_are_copied_to_object_storage(tmp_path, monkeypatch):
+    mount(monkeypatch, tmp_path)
+    fake, held = Fake(), Folder(place("gs://bucket/run/board"))
+    group = trackers.Trackers({"board": (fake, held)})
+    (held.local / "deep").mkdir(parents=True)
+    (held.local / "deep" / "log").write_text("one")
+    group.numbers(0, {"loss": 1.0})
+    assert not (tmp_path / "bucket").exists() and "flush" not in fake.calls
+    monkeypatch.setattr(folder, "COPIED", 0.0)
+    group.numbers(1, {"loss": 1.0})
+    stored = tmp_path / "bucket/run/board/deep/log"
+    assert stored.read_text() == "one" and fake.calls[-1] == "flush"
+    (held.local / "deep" / "log").write_text("one two")
+    group.close()
+    assert stored.read_text() == "one two" and fake.calls[-1] == "close" and not held.local.parent.exists()
 
 
 def test_what_is_not_finite_is_left_out_and_pictures_are_bounded(tmp_path):
