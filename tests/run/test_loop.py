@@ -72,7 +72,11 @@ def test_trackers_get_every_number_and_evaluation(finished):
     workdir, _ = finished
     rows, written = metrics.read(workdir), EventAccumulator(str(workdir / "tensorboard"), {"tensors": 0}).Reload()
     of = lambda tag: {e.step: tensor_util.make_ndarray(e.tensor_proto) for e in written.Tensors(tag)}
-    for ours, theirs in (("eval/clip", "eval/reward_clip_mean"), ("zero_std/clip", "zero_std_ratio"), ("loss", "loss")):
+    for ours, theirs in (
+        ("eval/clip", "eval/reward_clip_mean"),
+        ("reward_std/clip", "train/reward_clip_std_mean"),
+        ("loss", "loss"),
+    ):
         want = {r["iteration"]: r[ours] for r in rows if ours in r}
         assert {step: float(value) for step, value in of(theirs).items()} == pytest.approx(want)
     assert all(sorted(of(f"eval_images/{i:03d}")) == [0, 2, 4] for i in range(3))
