@@ -21,12 +21,13 @@ class Gains(NamedTuple):
 
 
 def gains(run: Compared) -> Gains | None:
-    """None for a run without a judge of either sort, or without two evaluations."""
-    found = {judge: run.scores(judge) for judge in run.judges}
-    found = {judge: scores for judge, scores in found.items() if len(scores) > 1}
+    """None for a run without a judge of either sort, or without two evaluations by all of them."""
+    found = {judge: run.scores(judge) for judge in run.judges if run.scores(judge)}
     trained = {judge for judge in found if run.weight(judge)}
-    if not trained or trained == set(found):
+    common = sorted(set.intersection(*(set(scores) for scores in found.values())))
+    if not trained or trained == set(found) or len(common) < 2:
         return None
+    found = {judge: {iteration: scores[iteration] for iteration in common} for judge, scores in found.items()}
     spread = {judge: curves.curve(run.rows, f"eval_std/{judge}")[1][:1] for judge in found}
     deviations = all(values and values[0] > 0 for values in spread.values())
     if not deviations and not all(scores[min(scores)] for scores in found.values()):
@@ -60,7 +61,7 @@ def sentence(found: Gains) -> str:
     """What the last evaluation says, and since when. They diverge where the mean of the trained judges rose while that of the
     others fell."""
     trained, held_out = (_mean(group) for group in (found.trained, found.held_out))
-    last = max(trained.keys() & held_out.keys())
+    last = max(trained)
     sides = [
         f"{role} {', '.join(group)} {mean[last]:+.2f}"
         for role, group, mean in (("trained", found.trained, trained), ("held out", found.held_out, held_out))
@@ -75,6 +76,5 @@ def sentence(found: Gains) -> str:
 
 
 def _mean(group: dict[str, dict[int, float]]) -> dict[int, float]:
-    """Over the judges of a group, where all of them have a score."""
-    common = sorted(set.intersection(*(set(changes) for changes in group.values())))
-    return {iteration: sum(changes[iteration] for changes in group.values()) / len(group) for iteration in common}
+    """Over the judges of a group."""
+    return {i: sum(changes[i] for changes in group.values()) / len(group) for i in next(iter(group.values()))}

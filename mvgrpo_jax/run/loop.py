@@ -159,6 +159,8 @@ class Loop:
             return self.finish()
         except (Outage, Stopped):
             self.save_unfinished()
+            self.aside.close()
+            self.trackers.close()
             raise
 
     def enter(self, number: int, stage: str) -> None:
