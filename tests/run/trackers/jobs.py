@@ -30,3 +30,24 @@ def two_parts(workdir, tracker):
     second.numbers(1, NUMBERS[1])
     second.close()
     return json.loads((workdir / "trackers.json").read_text()) if (workdir / "trackers.json").exists() else {}
+
+
+class Fake:
+    """Keeps what it is given; away: fails instead."""
+
+    def __init__(self):
+        self.calls, self.away = [], False
+
+    def numbers(self, iteration, values):
+        if self.away:
+            raise ConnectionError("nobody there")
+        self.calls.append((iteration, values))
+
+    def pictures(self, iteration, shown):
+        self.calls.append((iteration, shown))
+
+    def flush(self):
+        self.calls.append("flush")
+
+    def close(self):
+        self.calls.append("close")

@@ -46,27 +46,8 @@ def test_of_several_trained_judges_none_is_the_one():
     assert found == {"train/reward_a_std_mean": 1.0}
 
 
-class Fake:
-    def __init__(self):
-        self.calls, self.away = [], False
-
-    def numbers(self, iteration, values):
-        if self.away:
-            raise ConnectionError("nobody there")
-        self.calls.append((iteration, values))
-
-    def pictures(self, iteration, shown):
-        self.calls.append((iteration, shown))
-
-    def flush(self):
-        self.calls.append("flush")
-
-    def close(self):
-        self.calls.append("close")
-
-
 def with_fakes(where, count=2):
-    fakes = [Fake() for _ in range(count)]
+    fakes = [jobs.Fake() for _ in range(count)]
     return fakes, trackers.Trackers({f"t{i}": (fake, Folder(where / f"t{i}")) for i, fake in enumerate(fakes)})
 
 
@@ -84,7 +65,7 @@ def test_a_tracker_that_fails_ends_nothing_and_is_left_alone_after_three_in_a_ro
 
 def test_files_that_grow_are_copied_to_object_storage(tmp_path, monkeypatch):
     mount(monkeypatch, tmp_path)
-    fake, held = Fake(), Folder(place("gs://bucket/run/board"))
+    fake, held = jobs.Fake(), Folder(place("gs://bucket/run/board"))
     group = trackers.Trackers({"board": (fake, held)})
     (held.local / "deep").mkdir(parents=True)
     (held.local / "deep" / "log").write_text("one")
