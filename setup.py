@@ -40,6 +40,8 @@ OCR = ['rapidocr-onnxruntime==1.4.4; python_version < "3.13"']
 PARQUET = ["pyarrow>=18.0"]
 # The pages of docs/ as a site (make docs).
 DOCS = ["mkdocs==1.6.1", "mkdocs-material==9.8.2"]
+# Trackers (mvgrpo_jax/run/trackers).
+TRACKERS = {"wandb": ["wandb>=0.21"], "swanlab": ["swanlab>=0.10"], "mlflow": ["mlflow>=3.1"]}
 # Compilers for TPU and CUDA, on Linux, without the libraries that running there needs. A plugin fits one jaxlib.
 PLAN = [
     'jax==0.10.2; sys_platform == "linux"',
@@ -73,6 +75,7 @@ TEST = [
     "shapely==2.2.0",
     "six==1.17.0",
     "pyarrow==26.0.1",
+    "wandb==0.31.0",  # its files are read back; what reads SwanLab's and MLflow's runs where they are installed
     # What open_clip needs, the peer of judges of the CLIP family; the Makefile installs it without torchvision and timm.
     "ftfy==6.3.1",
     "regex==2026.11.19",
@@ -99,6 +102,7 @@ setup(
         "ocr": OCR,
         "parquet": PARQUET,
         "docs": DOCS,
+        **TRACKERS,
         "test": TEST,
     },
     entry_points={"console_scripts": ["mvgrpo = mvgrpo_jax.console.__main__:main"]},

@@ -163,7 +163,15 @@ def get_config() -> ConfigDict:
     c.checkpoint = ConfigDict({"every": 50, "keep": 3})
     # judge: decides which checkpoint is best. solver: euler | dpm2.
     c.eval = ConfigDict({"every": 50, "steps": 16, "solver": "euler", "judge": "scene"})
-    c.log = ConfigDict({"images_every": 10})
+    # trackers: any of tensorboard, wandb, swanlab and mlflow. tracker: under which project and name ('': the workdir's) they
+    # list the run, and whether wandb and swanlab keep files to be sent later.
+    c.log = ConfigDict(
+        {
+            "images_every": 10,
+            "trackers": ("tensorboard",),
+            "tracker": {"project": "mvgrpo_jax", "name": "", "offline": False},
+        }
+    )
     # Of a job of several processes; seconds. silence_s: one that was not heard for so long is dead, and the job ends.
     # standstill_s: so does a job in which no process finished a stage for so long; 0: never.
     c.watch = ConfigDict({"silence_s": 30.0, "standstill_s": 1800.0})

@@ -23,6 +23,7 @@ from mvgrpo_jax.errors import UserError, did_you_mean
 from mvgrpo_jax.models import attention
 from mvgrpo_jax.models.module import REMAT
 from mvgrpo_jax.rewards import kinds
+from mvgrpo_jax.run import trackers
 from mvgrpo_jax.run.export import KINDS as EXPORTS
 from mvgrpo_jax.services.pictures import FORMATS
 
@@ -111,6 +112,10 @@ RULES: dict[str, Rule] = {
     "eval.solver": Choice.of(solvers.SOLVERS),
     "eval.judge": Text(empty=False),
     "log.images_every": Int(0, zero="off"),
+    "log.trackers": Tuple(Choice.of(trackers.NAMES)),
+    "log.tracker.project": Text(empty=False),
+    "log.tracker.name": Text(),
+    "log.tracker.offline": Flag(),
     "watch.silence_s": Real(1.0, 40.0),
     "watch.standstill_s": Real(0.0, 1e6, zero="never"),
 }

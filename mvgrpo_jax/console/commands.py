@@ -20,6 +20,7 @@ COMMANDS = {
     "export": "mvgrpo_jax.export",
     "convert": "mvgrpo_jax.convert",
     "report": "mvgrpo_jax.report",
+    "compare": "mvgrpo_jax.compare",
     "configs": "mvgrpo_jax.console.configs",
 }
 ROOT = Path(__file__).parents[2]

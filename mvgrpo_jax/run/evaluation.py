@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvgrpo_jax.convert.files import atomic
+from mvgrpo_jax.convert.files import atomic, write_json
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.rewards import Panel
@@ -56,9 +56,11 @@ class Evaluation:
 
 
 def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[str], scores: dict[str, np.ndarray]) -> None:
-    """Writes the pictures of an iteration's evaluation that belong to this process: a sheet, and an array [N, H, W, 3] for
-    before and after. Arrays of other prompts, which a run evaluated before its config changed, cannot stand beside it and are
-    deleted."""
+    """Writes an iteration's evaluation: NUMBER.json with prompts and scores by judge, null where there is none; of the pictures
+    that belong to this process a sheet, and an array [N, H, W, 3] for before and after. Arrays of other prompts, which a run
+    evaluated before its config changed, cannot stand beside it and are deleted."""
+    there = {name: np.where(np.isfinite(values), values.astype(object), None).tolist() for name, values in scores.items()}
+    write_json(folder / f"{number:06d}.json", {"iteration": number, "prompts": prompts, "scores": there})
     rows = sorted(owned)
     images, texts = np.stack([owned[i] for i in rows]), [prompts[i] for i in rows]
     title = f"iteration {number}: " + ", ".join(f"{n} {mean(s):.3f}" for n, s in scores.items())
@@ -74,6 +76,10 @@ def keep(folder: Path, number: int, owned: dict[int, np.ndarray], prompts: list[
 
 def sheet(images: np.ndarray, prompts: list[str], scores: dict[str, np.ndarray], path: Path, title: str, columns: int = 8):
     """A contact sheet of pictures with prompt and scores."""
-    labels = [f"{p} [{', '.join(f'{n} {s[i]:.2f}' for n, s in scores.items())}]" for i, p in enumerate(prompts)]
-    cells = list(zip(images, labels))
+    cells = list(zip(images, labels(prompts, scores)))
     pictures.sheet([cells[i : i + columns] for i in range(0, len(cells), columns)], path, title=title)
+
+
+def labels(prompts: list[str], scores: dict[str, np.ndarray]) -> list[str]:
+    """What stands beneath each of N pictures: its prompt and its scores [N]."""
+    return [f"{p} [{', '.join(f'{n} {s[i]:.2f}' for n, s in scores.items())}]" for i, p in enumerate(prompts)]

@@ -22,14 +22,15 @@ from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
 from mvgrpo_jax.prompts import stream, streaming
-from mvgrpo_jax.rewards.means import mean
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops
+from mvgrpo_jax.rewards.means import deviations, mean
+from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops, trackers
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import averaged, sampler_of
+from mvgrpo_jax.run.trackers import Trackers
 from mvgrpo_jax.storage import place
 
 
@@ -72,6 +73,7 @@ def train(config, workdir: str | Path) -> Path:
             export.check_destination(config, workdir)
         outlined = outline(config)
         say(outlined.describe())
+        tracked = trackers.begin(config, workdir)
         watch.at("the reading of weights")
         run, initial = load(outlined)
         for name, judge in run.panel.judges.items():
@@ -81,7 +83,7 @@ def train(config, workdir: str | Path) -> Path:
             with jax.set_mesh(run.mesh):
                 progress = begin(run, initial, workdir)
                 del initial  # the state holds it now
-                return Loop(run, workdir, progress, Job(asked, watch.at, still_ours)).run_to_the_end()
+                return Loop(run, workdir, progress, Job(asked, watch.at, still_ours), tracked).run_to_the_end()
         finally:
             run.close()
 
@@ -137,12 +139,12 @@ class Job(NamedTuple):
 class Loop:
     """One process's work from the first iteration to the export."""
 
-    def __init__(self, run: Run, workdir: Path, progress: Progress, job: Job):
+    def __init__(self, run: Run, workdir: Path, progress: Progress, job: Job, tracked: Trackers):
         self.run, self.workdir, self.progress, self.job = run, workdir, progress, job
         self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.aside = Aside()
-        self.writer = metrics.Writer(workdir, progress.done, self.aside)
+        self.writer, self.trackers = metrics.Writer(workdir, progress.done), tracked
         # (iteration, updates' metrics, log) that are written once the next iteration is under way
         self.pending: tuple[int, list[dict], dict[str, float]] | None = None
 
@@ -157,6 +159,8 @@ class Loop:
             return self.finish()
         except (Outage, Stopped):
             self.save_unfinished()
+            self.aside.close()
+            self.trackers.close()
             raise
 
     def enter(self, number: int, stage: str) -> None:
@@ -220,24 +224,32 @@ class Loop:
         number, history, log = self.pending
         self.pending = None
         values = finish_metrics(number, history, log)
-        self.writer.write(number, values)
+        self.write(number, values)
         shown = {k.removeprefix("reward/"): f"{v:.4f}" for k, v in values.items() if k.startswith("reward/")}
         if values.get("enhancer/wait_s", 0.0) >= 0.05:
             shown["captions waited for"] = f"{values['enhancer/wait_s']:.1f} s"
         self.bar.set_postfix(shown)
 
+    def write(self, number: int, values: dict[str, float]) -> None:
+        """Numbers of an iteration, for metrics.jsonl and for the trackers."""
+        self.writer.write(number, values)
+        if self.trackers:
+            self.aside(self.trackers.numbers, number, values)
+
     def evaluate(self, number: int, clock: Clock) -> dict[str, float]:
-        """The mean of every judge on the held-out prompts; the weights are kept when none that were trained did better, by the
-        chief the pictures that belong to it."""
+        """The mean of every judge on the held-out prompts, and its deviation over them; the weights are kept when none that
+        were trained did better, by the chief the pictures that belong to it."""
         run, weights, between = self.run, averaged(self.progress.state), lambda: self.enter(number, "evaluation")
         between()
         with clock("eval"):
             owned, scores = run.evaluation.run(assemble(weights, run.frozen), run.pipeline.params["vae"], between)
         if hosts.is_chief():
             self.aside(evaluation.keep, self.workdir / "eval", number, owned, run.evaluation.prompts, scores)
+            if self.trackers:
+                self.aside(self.trackers.pictures, number, owned, evaluation.labels(run.evaluation.prompts, scores))
         means = {f"eval/{name}": mean(values) for name, values in scores.items()}
         self.keep_if_best(number, weights, means[f"eval/{run.config.eval.judge}"])
-        return means
+        return means | {f"eval_std/{name}": float(deviations(values)) for name, values in scores.items()}
 
     def keep_if_best(self, number: int, weights: Params, score: float) -> None:
         """Saves the weights of `number` iterations to best/ where no earlier ones that were trained had such a score."""
@@ -258,12 +270,13 @@ class Loop:
         if self.run.evaluation:
             scores = self.evaluate(last, clock)
             if hosts.is_chief() and not [r for r in metrics.read(workdir) if r["iteration"] == last]:
-                self.writer.write(last, scores | clock.spent)
+                self.write(last, scores | clock.spent)
         self.job.announce("the export")
         self.aside.wait()
         self.store.wait()
         self.store.close()
         self.writer.close()
+        self.trackers.close()
         folder = self.export(last, workdir)
         if hosts.is_chief():
             page = report.write([workdir])

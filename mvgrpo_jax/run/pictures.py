@@ -43,9 +43,15 @@ def load_array(path: Path) -> np.ndarray:
     return np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
 
 
-def sheet(
-    rows: list[list[tuple[np.ndarray, str]]], path: Path, *, titles: list[str] | None = None, cell: int = 112, title: str = ""
-) -> None:
+def sheet(rows: list[list[tuple[np.ndarray, str]]], path: Path, **how) -> None:
+    """Writes a contact sheet as PNG; see `contact_sheet`."""
+    with atomic(path) as part:
+        contact_sheet(rows, **how).save(part, "PNG")
+
+
+def contact_sheet(
+    rows: list[list[tuple[np.ndarray, str]]], *, titles: list[str] | None = None, cell: int = 112, title: str = ""
+) -> Image.Image:
     """A contact sheet: rows of (picture [H, W, 3], label). titles: one line above each row; title: above everything."""
     font = ImageFont.load_default(11)
     line = 13
@@ -74,5 +80,4 @@ def sheet(
             for i, text in enumerate(labels[number][column]):
                 pen.text((x, y + size[1] + 1 + line * i), text, "#404040", font)
         y += heights[number]
-    with atomic(path) as part:
-        canvas.save(part, "PNG")
+    return canvas

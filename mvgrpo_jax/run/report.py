@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from pathlib import Path
 
@@ -11,41 +9,20 @@ import jinja2
 import numpy as np
 
 from mvgrpo_jax.convert.files import atomic
-from mvgrpo_jax.run import metrics, pictures
-
-# Title, what it means, the metrics drawn.
-PLOTS = (
-    ("Held-out evaluation", "Fixed prompts and noise, ODE sampling.", "eval/"),
-    ("Reward in training", "Mean over the samples under their own prompt.", "reward/"),
-    ("Reward under all views", "Mean over prompt and captions.", "reward_views/"),
-    ("Scores that a judge could not give", "Share of those that it was asked for; they train nothing.", "reward_invalid/"),
-    ("Advantage", "Mean absolute value.", "advantage/"),
-    ("Groups without a signal", "Share of groups whose rewards are all equal.", "zero_std/"),
-    ("Probability ratio", "Of the last update of an iteration.", "ratio/"),
-    ("Clipped ratios", "Share below and above the clip range.", "clip/"),
-    ("Drift", "Largest difference of the update's log-probability from the rollout's, prompt view.", "drift/"),
-    ("Gradient norm", "Before it is bounded.", "grad_norm"),
-    ("Captions", "Asked for, missing, cut, asked for again; seconds of waiting that sampling did not hide.", "enhancer/"),
-    ("Seconds", "Time of each stage.", "time/"),
-)
+from mvgrpo_jax.run import curves, metrics, page, pictures
 
 PAGE = jinja2.Template(
-    """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}figure{display:inline-block;margin:.4rem;vertical-align:top;width:540px}
-figure img{width:100%}figcaption{color:#555}.text td{text-align:left}.wide{max-width:100%}
-pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
-<h1>{{ title }}</h1>
-<table><tr><th>held-out score</th>{% for r in runs %}<th colspan="3">{{ r.name }}</th>{% endfor %}</tr>
+    page.HEAD
+    + """<table><tr><th>held-out score</th>{% for r in runs %}<th colspan="3">{{ r.name }}</th>{% endfor %}</tr>
 <tr><th></th>{% for r in runs %}<th>before</th><th>after</th><th>change</th>{% endfor %}</tr>
 {% for judge in judges %}<tr><td>{{ judge }}</td>{% for r in runs %}{% set b, a = r.ends.get(judge, (None, None)) %}
 <td>{{ '%.4f' % b if b is not none else '' }}</td><td>{{ '%.4f' % a if a is not none else '' }}</td>
 <td>{{ '%+.1f %%' % (100 * (a - b) / b) if b else '' }}</td>{% endfor %}</tr>{% endfor %}</table>
 <p>A learned reward that rises while the exact score (<code>scene</code>) does not is being exploited, not satisfied.</p>
-{% for p in plots %}<figure><img src="data:image/png;base64,{{ p.data }}" alt="{{ p.title }}"><figcaption><b>{{ p.title }}.</b>
-{{ p.text }}</figcaption></figure>{% endfor %}
-{% for r in runs %}{% if r.sheet %}<h2>{{ r.name }}: before and after</h2><p>The same held-out prompts and the same noise.</p>
+"""
+    + page.FIGURES
+    + """{% for r in runs %}{% if r.sheet %}<h2>{{ r.name }}: before and after</h2>
+<p>The same held-out prompts and the same noise.</p>
 <img class="wide" src="data:image/png;base64,{{ r.sheet }}" alt="before and after">{% endif %}{% endfor %}
 {% for r in runs %}{% if r.captions %}<h2>{{ r.name }}: captions of iteration {{ r.captions.iteration }}</h2>
 <table class="text"><tr><th>prompt</th><th>caption</th><th>mean reward of the group</th></tr>
@@ -55,38 +32,6 @@ pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
 {% for r in runs %}<h2>{{ r.name }}: config</h2><pre>{{ r.config }}</pre>{% endfor %}</html>""",
     autoescape=True,
 )
-
-
-def curve(rows: list[dict], name: str) -> tuple[list[int], list[float]]:
-    points = [(r["iteration"], r[name]) for r in rows if r.get(name) is not None]
-    return [p[0] for p in points], [p[1] for p in points]
-
-
-def plot(runs: dict[str, list[dict]], prefix: str) -> bytes | None:
-    """One PNG with every metric that starts with `prefix`; None when there is none."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = sorted({k for rows in runs.values() for r in rows for k in r if k.startswith(prefix)})
-    if not names:
-        return None
-    figure, axes = plt.subplots(figsize=(7.2, 3.6), dpi=110)
-    for number, (label, rows) in enumerate(runs.items()):
-        for color, name in enumerate(names):
-            x, y = curve(rows, name)
-            text = f"{label}: {name}" if len(runs) > 1 else name
-            style = {"linestyle": ("-", "--", ":", "-.")[number % 4], "color": f"C{color % 10}", "label": text}
-            axes.plot(x, y, marker="o" if len(x) < 20 else None, markersize=3, **style)
-    axes.set_xlabel("iteration")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return buffer.getvalue()
 
 
 def before_and_after(workdir: Path, count: int = 16) -> Path | None:
@@ -117,17 +62,12 @@ def last_captions(workdir: Path, count: int = 60) -> dict | None:
 def write(workdirs: list[Path], out: Path | None = None) -> Path:
     """Writes report.html into the first workdir (or to `out`) and returns its path. UserError without metrics."""
     runs = {w.name: metrics.read(w) for w in workdirs}
-    plots = []
-    for title, text, prefix in PLOTS:
-        image = plot(runs, prefix)
-        if image:
-            plots.append({"title": title, "text": text, "data": base64.b64encode(image).decode()})
     items = []
     for workdir in workdirs:
         rows = runs[workdir.name]
         ends = {}
         for name in sorted({k for r in rows for k in r if k.startswith("eval/")}):
-            if values := curve(rows, name)[1]:
+            if values := curves.curve(rows, name)[1]:
                 ends[name.removeprefix("eval/")] = (values[0], values[-1])
         sheet = before_and_after(workdir)
         config = workdir / "config.json"
@@ -135,7 +75,7 @@ def write(workdirs: list[Path], out: Path | None = None) -> Path:
             {
                 "name": workdir.name,
                 "ends": ends,
-                "sheet": base64.b64encode(sheet.read_bytes()).decode() if sheet else None,
+                "sheet": page.embedded(sheet.read_bytes()) if sheet else None,
                 "config": config.read_text() if config.exists() else "",
                 "captions": last_captions(workdir),
             }
@@ -143,7 +83,9 @@ def write(workdirs: list[Path], out: Path | None = None) -> Path:
     judges = sorted({j for item in items for j in item["ends"]})
     path = out or workdirs[0] / "report.html"
     with atomic(path) as part:
-        part.write_text(PAGE.render(title="mvgrpo_jax: " + ", ".join(runs), runs=items, judges=judges, plots=plots))
+        part.write_text(
+            PAGE.render(title="mvgrpo_jax: " + ", ".join(runs), runs=items, judges=judges, plots=curves.figures(runs))
+        )
     return path
 
 
@@ -151,7 +93,7 @@ def changes(workdir: Path) -> list[str]:
     """A line for each evaluation of a run: its first and its last value."""
     rows, lines = metrics.read(workdir), []
     for name in sorted({k for r in rows for k in r if k.startswith("eval/")}):
-        if not (values := curve(rows, name)[1]):
+        if not (values := curves.curve(rows, name)[1]):
             continue
         first, last = values[0], values[-1]
         change = f" ({100 * (last - first) / abs(first):+.1f} %)" if first else ""

@@ -34,8 +34,9 @@ def test_lines_in_parts(tmp_path, monkeypatch):
     ]
 
 
-LEFT = """before_after.png best/1/files.json checkpoints/1/files.json config.json eval/000000.npy eval/000000.png
-eval/000001.npy eval/000001.png eval/prompts.json lora/kohya.safetensors lora/pytorch_lora_weights.safetensors
+LEFT = """before_after.png best/1/files.json checkpoints/1/files.json config.json eval/000000.json eval/000000.npy
+eval/000000.png eval/000001.json eval/000001.npy eval/000001.png eval/prompts.json lora/kohya.safetensors
+lora/pytorch_lora_weights.safetensors
 lora/README.md metrics.jsonl pipeline.json report.html samples/000000.json samples/000000.png lock"""
 
 

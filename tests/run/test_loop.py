@@ -55,6 +55,31 @@ def test_what_a_run_leaves_behind(finished):
     page = (workdir / "report.html").read_text()
     assert "before and after" in page and "data:image/png;base64" in page
     assert list((workdir / "tensorboard").iterdir())
+    for row in (r for r in rows if "eval/scene" in r):
+        kept = json.loads((workdir / "eval" / f"{row['iteration']:06d}.json").read_text())
+        assert kept["prompts"] == json.loads((workdir / "eval" / "prompts.json").read_text()) and len(kept["prompts"]) == 3
+        for judge in ("clip", "scene"):
+            np.testing.assert_allclose(row[f"eval/{judge}"], np.mean(kept["scores"][judge]), rtol=1e-6)
+            np.testing.assert_allclose(row[f"eval_std/{judge}"], np.std(kept["scores"][judge]), rtol=1e-5)
+
+
+def test_trackers_get_every_number_and_evaluation(finished):
+    """Read back from TensorBoard's files."""
+    pytest.importorskip("tensorflow", reason="there is no TensorFlow for this Python")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
+
+    workdir, _ = finished
+    rows, written = metrics.read(workdir), EventAccumulator(str(workdir / "tensorboard"), {"tensors": 0}).Reload()
+    of = lambda tag: {e.step: tensor_util.make_ndarray(e.tensor_proto) for e in written.Tensors(tag)}
+    for ours, theirs in (
+        ("eval/clip", "eval/reward_clip_mean"),
+        ("reward_std/clip", "train/reward_clip_std_mean"),
+        ("loss", "loss"),
+    ):
+        want = {r["iteration"]: r[ours] for r in rows if ours in r}
+        assert {step: float(value) for step, value in of(theirs).items()} == pytest.approx(want)
+    assert all(sorted(of(f"eval_images/{i:03d}")) == [0, 2, 4] for i in range(3))
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
 
 

@@ -62,11 +62,16 @@ def test_a_stop_while_the_history_is_rewritten_loses_none_of_it(tmp_path, monkey
 WRITE = """
 import sys
 from pathlib import Path
+from configs import common
+from mvgrpo_jax.run import trackers
 from mvgrpo_jax.run.metrics import Writer
-writer = Writer(Path(sys.argv[1]), 0)
+workdir = Path(sys.argv[1])
+writer, tracked = Writer(workdir, 0), trackers.begin(common.get_config(), workdir)
 for i in range(3):
-    writer.write(i, {"reward": i / 2, "gone": float("nan")})
+    for one in (writer.write, tracked.numbers):
+        one(i, {"reward": i / 2, "gone": float("nan")})
 writer.close()
+tracked.close()
 """
 
 

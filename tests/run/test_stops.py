@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.errors import Stopped, UserError, status
-from mvgrpo_jax.run import build, iteration, loop, stops
+from mvgrpo_jax.run import build, iteration, loop, stops, trackers
+from mvgrpo_jax.run.trackers.folder import Folder
 from tests.processes import ROOT
+from tests.run.trackers.jobs import Fake
 from tests.runs import leaves, numbers, small_config
 
 
@@ -37,6 +39,7 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
     config.checkpoint.every = 3
     outlined = build.outline(config)
     run, initial = build.load(outlined)
+    seen = Fake()
 
     def go(workdir):
         workdir.mkdir(exist_ok=True)
@@ -44,9 +47,9 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
         run.enhancer.log()  # counts begin anew, as in another process
         with jax.set_mesh(run.mesh), stops.catching() as asked:
             fresh = jax.tree.map(jax.numpy.copy, initial)
-            return loop.Loop(
-                run, workdir, loop.begin(run, fresh, workdir), loop.Job(asked, lambda stage: None, lambda: None)
-            ).run_to_the_end()
+            progress, job = loop.begin(run, fresh, workdir), loop.Job(asked, lambda stage: None, lambda: None)
+            tracked = trackers.Trackers({"seen": (seen, Folder(workdir / "seen"))})
+            return loop.Loop(run, workdir, progress, job, tracked).run_to_the_end()
 
     go(tmp_path / "whole")
     stopped = tmp_path / "stopped"
@@ -63,6 +66,7 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
             with pytest.raises(Stopped, match=f"stopped by a signal before {said} are saved"):
                 go(stopped)
     go(stopped)
+    assert seen.calls.count("close") == 8, "one for each start"
     (got, got_cursor), (want, want_cursor) = leaves(stopped, 4, config), leaves(tmp_path / "whole", 4, config)
     assert got_cursor == want_cursor
     for a, b in zip(got, want, strict=True):

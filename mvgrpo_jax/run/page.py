@@ -1,0 +1,48 @@
+"""What pages share that are made to be opened from disk: their style, figures that are part of the file, tables of captions."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+# The beginning of a page: up to its title, which is `title`.
+HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
+<style>body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2rem auto;padding:0 1rem;color:#222}
+table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left}figure{display:inline-block;margin:.4rem;vertical-align:top;width:540px}
+figure img{width:100%}figcaption{color:#555}.text td{text-align:left}.wide{max-width:100%}
+pre{background:#f6f6f6;padding:1rem;overflow:auto}</style>
+<h1>{{ title }}</h1>
+"""
+# Of plots as `curves.figure` gives them.
+FIGURES = """{% for p in plots %}<figure><img src="data:image/png;base64,{{ p.data }}" alt="{{ p.title }}">
+<figcaption><b>{{ p.title }}.</b> {{ p.text }}</figcaption></figure>{% endfor %}
+"""
+
+
+def embedded(data: bytes) -> str:
+    """A file's bytes for a data: address."""
+    return base64.b64encode(data).decode()
+
+
+def drawn(figure) -> bytes:
+    """The PNG of a matplotlib figure, which is closed."""
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def axes(width: float = 7.2, height: float = 3.6):
+    """(figure, axes) over iterations, on a canvas that needs no screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(width, height), dpi=110, layout="tight")
+    axes.set_xlabel("iteration")
+    axes.grid(alpha=0.3)
+    return figure, axes
