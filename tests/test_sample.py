@@ -59,6 +59,7 @@ def test_a_picture_does_not_depend_on_its_batch(random_pipeline, tmp_path):
     np.testing.assert_allclose(one, two, atol=1e-5)
 
 
+@pytest.mark.nightly
 def test_a_picture_does_not_depend_on_the_batch(random_pipeline, tmp_path):
     """By the ODE and by the SDE, whose noise is each picture's own."""
     base = ["--pipeline", str(random_pipeline("narrow")), "--steps", "3", "--save-npy", "--seed", "5"]

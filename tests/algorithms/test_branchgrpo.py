@@ -106,6 +106,7 @@ def test_branchgrpos_published_tree():
     assert graph.draws == (2, 2, 2, 4, 4, 4, 8, 8, 8, *[16] * 10)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", ["best", "extremes"])
 def test_branchgrpos_pruning(width):
     config = harness.settings(

@@ -8,6 +8,7 @@ from tests import hiding
 BOTH = {"libtpu", "jax_plugins.xla_cuda13"}
 
 
+@pytest.mark.nightly
 def test_a_first_picture_prints_its_progress_alone(tmp_path):
     flags = ["--pipeline", "flux-nano", "--prompt", "a red circle", "--steps", "1", "--out", str(tmp_path / "out")]
     done = hiding.run(["-m", "mvgrpo_jax.sample", *flags], tmp_path, "torch")

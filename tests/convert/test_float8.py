@@ -83,6 +83,7 @@ def test_rows_of_a_scaled_weight_are_scaled_as_the_whole(tmp_path, spelling):
         np.testing.assert_array_equal(files.read(name, 3, 9).astype(np.float32), want[name][3:9].float().numpy())
 
 
+@pytest.mark.nightly
 def test_an_original_single_file_of_scaled_float8(random_pipeline, tmp_path):
     """ComfyUI's own layout: the fused names, the prefix, and the marker behind the prefix. Rows of a scale are split too."""
     source = random_pipeline("odd")

@@ -156,6 +156,7 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(random_pipeline, tmp_pat
     assert not [p for p in (tmp_path / "out").rglob(".*")]
 
 
+@pytest.mark.nightly
 def test_a_conversion_that_runs_out_of_room_goes_on_later(random_pipeline, tmp_path):
     """The system itself refuses to write further (a limit on the size of files), in the middle of a file."""
     source, out = random_pipeline("narrow"), tmp_path / "out"

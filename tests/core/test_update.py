@@ -67,7 +67,14 @@ def plain_gradient(up, params, graph, batch, old, clip):
     return total, grads
 
 
-@pytest.mark.parametrize("graph, clip", [(PLAN, 1e-4), (PLAN, 1e-3), (FULL, 1e-4)], ids=["shared", "off-policy", "full"])
+@pytest.mark.parametrize(
+    "graph, clip",
+    [
+        pytest.param(PLAN, 1e-4, id="shared"),
+        pytest.param(PLAN, 1e-3, id="off-policy", marks=pytest.mark.nightly),
+        pytest.param(FULL, 1e-4, id="full"),
+    ],
+)
 def test_gradient_equals_a_loop_without_sharing(graph, clip):
     up, params = tiny.updater(clip)
     batch = tiny.draw(up, params, graph, views=2)
@@ -167,6 +174,7 @@ def test_accumulating_over_chunks_changes_nothing(shared, chunks):
     tiny.close(got, want, 1e-5)
 
 
+@pytest.mark.nightly
 def test_states_of_a_step_in_chunks_change_nothing():
     up, params = tiny.updater()
     batch = tiny.draw(up, params, window(4, 0, 4, 4, trained=(0, 1)), views=2)

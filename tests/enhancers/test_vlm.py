@@ -172,6 +172,7 @@ def test_the_key_is_in_no_file_of_the_run(served):
     assert len(files) > 20 and not [p for p in files if b"to-be-found-nowhere" in p.read_bytes()]
 
 
+@pytest.mark.nightly
 def test_an_outage_loses_no_iteration(served, tmp_path, monkeypatch, capsys):
     """The service fails in the fourth iteration: the three before are kept, and the run goes on to the same end."""
     monkeypatch.setenv("CAPTION_KEY", "x")
@@ -199,6 +200,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.nightly
 def test_hostile_captions_are_data(tmp_path, monkeypatch):
     monkeypatch.setenv("CAPTION_KEY", "x")
     with FaultServer(then=seeded(HOSTILE)) as server:

@@ -60,6 +60,7 @@ def test_the_tpu_kernels_gradient_under_views_on_a_mesh():
     tiny.close(got, want, 1e-4)
 
 
+@pytest.mark.nightly
 def test_a_transformer_with_the_tpu_kernel():
     _, params = tiny.policy_and_params()
     x = jax.random.normal(jax.random.key(0), (2, tiny.TOKENS, 8))

@@ -42,6 +42,7 @@ def test_merged_equals_unmerged(setting):
     np.testing.assert_array_equal(run(adapted, lora.join(params, fresh)), run(base, params))
 
 
+@pytest.mark.nightly
 def test_the_update_trains_adapters_alone(setting):
     """State and gradients hold adapters only; their gradient is the merged network's by the chain rule."""
     base, params, adapted, random = setting

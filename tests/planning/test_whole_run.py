@@ -83,6 +83,7 @@ def both(tmp_path_factory):
         return called, plan, plan.calls()
 
 
+@pytest.mark.nightly
 def test_the_plan_lists_what_a_run_calls(both):
     called, _, calls = both
     listed = {name.removesuffix(" of evaluation") for name in calls}
@@ -90,6 +91,7 @@ def test_the_plan_lists_what_a_run_calls(both):
     assert set(called) | {"encode"} == listed
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["rollout", "decode", "judge clip", "encode_views", "select", "update", "evaluate"])
 def test_bytes_on_a_device_are_those_of_the_run(both, name):
     called, plan, calls = both

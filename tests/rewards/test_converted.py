@@ -23,7 +23,7 @@ def leaves(judge) -> list[np.ndarray]:
 def test_a_converted_judge_has_the_same_parameters(name, tmp_path):
     source = tmp_path / "source"
     source.mkdir()
-    kind, options, _ = MAKERS[name](source, "exact")
+    kind, options, *_ = MAKERS[name](source, "exact")
     place = kinds.place(kind)
     words = ["--kind", kind, "--src", options[place], "--dst", str(tmp_path / "to")]
     command.main(["judge", *words, *(["--base", options["base"]] if "base" in options else [])])
@@ -41,7 +41,7 @@ def test_a_converted_judge_has_the_same_parameters(name, tmp_path):
 
 
 def test_what_cannot_be_converted(tmp_path, capsys):
-    _, options, _ = MAKERS["hpsv2"](tmp_path, "exact")
+    _, options, *_ = MAKERS["hpsv2"](tmp_path, "exact")
     with pytest.raises(UserError, match="the judge 'scene' has no weights to convert; there are: aesthetic, clip, hpsv2"):
         converted.convert("scene", tmp_path / "HPS_v2_compressed.pt", tmp_path / "to")
     with pytest.raises(UserError, match="weights do not fit"):  # the published sizes, without a base that says others
@@ -57,7 +57,7 @@ def test_what_cannot_be_converted(tmp_path, capsys):
 
 
 def test_versions_are_told_by_the_files_names(tmp_path):
-    kind, options, _ = MAKERS["hpsv2"](tmp_path, "quick")
+    kind, options, *_ = MAKERS["hpsv2"](tmp_path, "quick")
     assert rewards.make(kind, options).version == "v2.1"
     shutil.copy(options["weights"], tmp_path / "mine.pt")
     assert rewards.make(kind, options | {"weights": str(tmp_path / "mine.pt")}).version == "of an unknown version"

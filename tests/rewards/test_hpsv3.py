@@ -9,7 +9,7 @@ from PIL import Image
 
 from mvgrpo_jax.rewards import scoring
 from mvgrpo_jax.rewards.kinds import hpsv3 as kind
-from tests.rewards.hpsv3_peer import VARIANTS, judge_of
+from tests.rewards.hpsv3_peer import judge_of
 from tests.rewards.test_rewards import judged
 
 pytestmark = pytest.mark.slow
@@ -42,7 +42,7 @@ def pictures(tmp_path_factory):
     return {name: folder / f"{name}.png" for name in images}
 
 
-@pytest.mark.parametrize("variant", list(VARIANTS))
+@pytest.mark.parametrize("variant", ["grouped", pytest.param("single", marks=pytest.mark.nightly)])
 def test_scores_of_files_are_torchs(hpsv3, pictures, variant):
     """Every picture under every caption, and pictures and captions in pairs."""
     judge = judge_of(hpsv3(variant), scale=2.0)

@@ -59,6 +59,7 @@ def test_the_last_evaluation_counts_and_its_weights_are_kept(run):
     assert bytes_of(folder / "best/2/state") < 0.5 * bytes_of(folder / "checkpoints/2/state")
 
 
+@pytest.mark.nightly
 def test_commands_read_the_best(run, tmp_path, monkeypatch):
     folder, used = run
     sampled = sampling.load_trained(folder, best=True).params["transformer"]
@@ -75,6 +76,7 @@ def test_commands_read_the_best(run, tmp_path, monkeypatch):
     assert np.abs(kernel(best) - kernel(newest)).max() > 0  # training samples with the weights, not with their average
 
 
+@pytest.mark.nightly
 def test_an_evaluation_paints_with_a_runs_weights(run, tmp_path):
     folder, _ = run
     painted = {}

@@ -40,6 +40,7 @@ def done(tmp_path_factory):
     return folder / "out", file
 
 
+@pytest.mark.nightly
 def test_what_it_leaves_behind(done):
     out, _ = done
     rows = list(csv.DictReader((out / "drift.csv").open()))
