@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 from mvgrpo_jax.configuration import continuation
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.run import curves, metrics
-from mvgrpo_jax.storage import is_remote
+from mvgrpo_jax.run.page import names
 
 EVALUATED = "eval/"
 
@@ -81,18 +80,6 @@ def _read(name: str, workdir: Path) -> Compared:
             "Leave it out; mvgrpo_jax.report draws its other curves"
         )
     return run
-
-
-def names(workdirs: list[Path]) -> list[str]:
-    """The ends of the paths, as long as they must be to differ. UserError where two are the same."""
-    full = [str(w) if is_remote(w) else os.path.abspath(w) for w in workdirs]
-    parts = [path.rstrip("/").split("/") for path in full]
-    for count in range(1, max(map(len, parts)) + 1):
-        found = ["/".join(words[-count:]) for words in parts]
-        if len(set(found)) == len(found):
-            return found
-    twice = next(path for path in full if full.count(path) > 1)
-    raise UserError(f"{twice} is given twice; name each run once")
 
 
 def obstacles(runs: list[Compared]) -> list[str]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+from pathlib import Path
+
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.storage import is_remote
 
 # The beginning of a page: up to its title, which is `title`.
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{{ title }}</title>
@@ -46,3 +51,15 @@ def axes(width: float = 7.2, height: float = 3.6):
     axes.set_xlabel("iteration")
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def names(workdirs: list[Path]) -> list[str]:
+    """The ends of the paths, as long as they must be to differ. UserError where two are the same."""
+    full = [str(w) if is_remote(w) else os.path.abspath(w) for w in workdirs]
+    parts = [path.rstrip("/").split("/") for path in full]
+    for count in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(words[-count:]) for words in parts]
+        if len(set(found)) == len(found):
+            return found
+    twice = next(path for path in full if full.count(path) > 1)
+    raise UserError(f"{twice} is given twice; name each run once")

@@ -61,19 +61,18 @@ def last_captions(workdir: Path, count: int = 60) -> dict | None:
 
 def write(workdirs: list[Path], out: Path | None = None) -> Path:
     """Writes report.html into the first workdir (or to `out`) and returns its path. UserError without metrics."""
-    runs = {w.name: metrics.read(w) for w in workdirs}
+    runs = {name: metrics.read(w) for name, w in zip(page.names(workdirs), workdirs)}
     items = []
-    for workdir in workdirs:
-        rows = runs[workdir.name]
+    for (name, rows), workdir in zip(runs.items(), workdirs):
         ends = {}
-        for name in sorted({k for r in rows for k in r if k.startswith("eval/")}):
-            if values := curves.curve(rows, name)[1]:
-                ends[name.removeprefix("eval/")] = (values[0], values[-1])
+        for key in sorted({k for r in rows for k in r if k.startswith("eval/")}):
+            if values := curves.curve(rows, key)[1]:
+                ends[key.removeprefix("eval/")] = (values[0], values[-1])
         sheet = before_and_after(workdir)
         config = workdir / "config.json"
         items.append(
             {
-                "name": workdir.name,
+                "name": name,
                 "ends": ends,
                 "sheet": page.embedded(sheet.read_bytes()) if sheet else None,
                 "config": config.read_text() if config.exists() else "",
