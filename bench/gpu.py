@@ -1,6 +1,6 @@
 """Speed, memory and rounding on one GPU: `sh bench/gpu.sh DIR`, or `python bench/gpu.py --out DIR`.
 
-Needs an H100 or H200 and some seven minutes, no weights and no data. Rows are written to DIR/rows.jsonl and DIR/table.md as
+Needs an H100 or H200 and some eleven minutes, no weights and no data. Rows are written to DIR/rows.jsonl and DIR/table.md as
 they come; a row or a case that fails says why there, and the others go on. `--tiny` runs all rows at toy size on a CPU.
 `--plan`, on a machine with the compilers of the extra `plan`, makes docs/gpu/plan.json: what `plan` says of the same programs.
 """
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--plan", nargs="*", metavar="CHIP", help="chips to plan for (default: h200 h100)")
-    parser.add_argument("--seconds", type=float, default=480.0, help="for all cases; those that are left then are left out")
+    parser.add_argument("--seconds", type=float, default=720.0, help="for all cases; those that are left then are left out")
     parser.add_argument("--only", nargs="+", default=("kernels", "judges", "peers", "lora", "full", "stored"), metavar="CASE")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()

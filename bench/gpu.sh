@@ -1,5 +1,5 @@
 #!/bin/sh
-# Speed, memory and rounding on one H100 or H200, in some seven minutes: sh bench/gpu.sh [DIR]. Needs this package, or jax with
+# Speed, memory and rounding on one H100 or H200, in some eleven minutes: sh bench/gpu.sh [DIR]. Needs this package, or jax with
 # CUDA, flax, optax, scipy, safetensors and ml_collections beside this folder. PYTHON names another interpreter.
 set -eu
 cd "$(dirname "$0")/.."
