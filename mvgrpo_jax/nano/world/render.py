@@ -37,10 +37,23 @@ def inside(shape: str, rows: np.ndarray, columns: np.ndarray, radius: float) -> 
     raise ValueError(f"unknown shape {shape!r}")
 
 
-def coverage(shape: str, row: float, column: float, radius: float) -> np.ndarray:
-    """The fraction of each pixel covered by a shape centred at (row, column): float32 [SIDE, SIDE]."""
-    hit = inside(shape, _AXIS[:, None] - row, _AXIS[None, :] - column, radius)
-    return hit.reshape(SIDE, SUPERSAMPLE, SIDE, SUPERSAMPLE).mean((1, 3), dtype=np.float32)
+REACH = 1.35  # how far from its centroid a shape of radius one reaches at most: a triangle's top
+
+
+def window(center: float, radius: float) -> slice:
+    """The rows, or the columns, of the picture that a shape of this centre and radius can reach."""
+    first, last = np.floor(center - REACH * radius), np.ceil(center + REACH * radius)
+    return slice(int(np.clip(first, 0, SIDE)), int(np.clip(last, 0, SIDE)))
+
+
+def coverage(
+    shape: str, row: float, column: float, radius: float, rows: slice = slice(0, SIDE), columns: slice = slice(0, SIDE)
+) -> np.ndarray:
+    """The fraction of each pixel covered by a shape centred at (row, column): float32 [SIDE, SIDE], or of some rows and
+    columns of the picture alone."""
+    y, x = (_AXIS[part.start * SUPERSAMPLE : part.stop * SUPERSAMPLE] for part in (rows, columns))
+    hit = inside(shape, y[:, None] - row, x[None, :] - column, radius)
+    return hit.reshape(-1, SUPERSAMPLE, len(x) // SUPERSAMPLE, SUPERSAMPLE).mean((1, 3), dtype=np.float32)
 
 
 def draw(scene: Scene, rng: np.random.Generator | None = None) -> np.ndarray:

@@ -68,9 +68,11 @@ def nearest(color: np.ndarray, names: tuple[str, ...] = _NAMES) -> str:
 def _fit(mask: np.ndarray, row: float, column: float, area: float) -> dict[str, float]:
     fits = {}
     for shape in SHAPES:
-        ideal = render.coverage(shape, row, column, float(np.sqrt(area / _unit_area(shape))))
-        overlap = np.minimum(ideal, mask).sum()
-        fits[shape] = float(overlap / max(ideal.sum() + mask.sum() - overlap, 1e-6))
+        radius = float(np.sqrt(area / _unit_area(shape)))
+        rows, columns = render.window(row, radius), render.window(column, radius)
+        ideal = render.coverage(shape, row, column, radius, rows, columns)
+        overlap = np.minimum(ideal, mask[rows, columns]).sum()
+        fits[shape] = float(overlap / max(ideal.sum() + area - overlap, 1e-6))
     return fits
 
 
@@ -78,7 +80,12 @@ def look(image: np.ndarray) -> Reading:
     """Reads a picture: float [SIDE, SIDE, 3] in [0, 1] -> its background and its components, largest first."""
     if image.shape != (render.SIDE, render.SIDE, 3):
         raise ValueError(f"the scene reader expects pictures of {render.SIDE} x {render.SIDE} x 3, got {image.shape}")
-    image = np.clip(np.nan_to_num(image, nan=0.5), 0.0, 1.0).astype(np.float32)
+    return _read(np.clip(np.nan_to_num(image, nan=0.5), 0.0, 1.0).astype(np.float32).tobytes())
+
+
+@functools.lru_cache(maxsize=4096)  # the captioner and the judge look at the same pictures
+def _read(pixels: bytes) -> Reading:
+    image = np.frombuffer(pixels, np.float32).reshape(render.SIDE, render.SIDE, 3)
     distance = np.sqrt(((image[:, :, None] - _PALETTE) ** 2).sum(-1))
     label = distance.argmin(-1)
     clear = distance.min(-1) < CORE
@@ -86,8 +93,13 @@ def look(image: np.ndarray) -> Reading:
     ground = int(np.bincount(border, minlength=len(_NAMES)).argmax())
 
     # A blend of two colours at an edge can look like a third one; only regions that hold a solid block are things.
+    count = np.bincount(label[clear], minlength=len(_NAMES))
     solid = [
-        c for c in range(len(_NAMES)) if c != ground and ndimage.binary_opening((label == c) & clear, _BLOCK).sum() >= MIN_AREA
+        c
+        for c in range(len(_NAMES))
+        if c != ground
+        and count[c] >= MIN_AREA  # an opening only takes away
+        and ndimage.binary_opening((label == c) & clear, _BLOCK).sum() >= MIN_AREA
     ]
     kept = np.asarray([ground, *solid])
     label = kept[distance[..., kept].argmin(-1)]
