@@ -78,8 +78,8 @@ def words(flags: dict[str, object]) -> list[str]:
     return [f"--config.{k}={v}" for k, v in flags.items()]
 
 
-def plan(flags: dict[str, object], total: int) -> tuple[int, int]:
-    """(iterations that spend `total` forward passes, forward passes they spend)."""
+def plan(flags: dict[str, object], total: int, most: int = 10**9) -> tuple[int, int]:
+    """(iterations that spend `total` forward passes, `most` of them at most; forward passes they spend)."""
     from mvgrpo_jax import configuration, pipelines
     from mvgrpo_jax.parallel.mesh import make_mesh
     from mvgrpo_jax.run import budget
@@ -93,7 +93,7 @@ def plan(flags: dict[str, object], total: int) -> tuple[int, int]:
         moment = programs.algorithm.schedule(iterations)
         if moment not in costs:
             costs[moment] = budget.of(config, programs, iterations).evaluations
-        if spent + costs[moment] > total and iterations:
+        if iterations == most or (spent + costs[moment] > total and iterations):
             return iterations, spent
         spent, iterations = spent + costs[moment], iterations + 1
 

@@ -9,7 +9,7 @@ import numpy as np
 from mvgrpo_jax.nano.world.scene import BACKGROUNDS, COLORS, MAX_THINGS, PLACES, SHAPES, SIZES, Scene, Thing
 
 _OPEN = -1
-_VALUES = {"shape": SHAPES, "color": tuple(COLORS), "size": SIZES, "place": PLACES}
+VALUES = {"shape": SHAPES, "color": tuple(COLORS), "size": SIZES, "place": PLACES}
 _ORDERS = np.asarray(list(itertools.permutations(range(MAX_THINGS))))
 
 
@@ -19,8 +19,8 @@ def _codes(scenes: list[Scene], absent: int) -> tuple[np.ndarray, np.ndarray]:
     rest = np.full((len(scenes), 2), _OPEN)
     for n, scene in enumerate(scenes):
         for i, thing in enumerate(scene.things[:MAX_THINGS]):
-            values = [getattr(thing, k) for k in _VALUES]
-            things[n, i] = [0, *(_OPEN if v is None else _VALUES[k].index(v) for k, v in zip(_VALUES, values))]
+            values = [getattr(thing, k) for k in VALUES]
+            things[n, i] = [0, *(_OPEN if v is None else VALUES[k].index(v) for k, v in zip(VALUES, values))]
         if scene.background is not None:
             rest[n, 0] = list(BACKGROUNDS).index(scene.background)
         if (count := scene.implied_count()) is not None:
@@ -54,7 +54,7 @@ def alter(description: Scene, rng: np.random.Generator) -> Scene:
         choices.remove(getattr(description, name))
         return _replace(description, name, choices[rng.integers(len(choices))])
     thing = description.things[index]
-    choices = [v for v in _VALUES[name] if v != getattr(thing, name)]
+    choices = [v for v in VALUES[name] if v != getattr(thing, name)]
     changed = _replace(thing, name, choices[rng.integers(len(choices))])
     return _replace(description, "things", (*description.things[:index], changed, *description.things[index + 1 :]))
 

@@ -1,0 +1,210 @@
+"""Do further views help, and how much should the prompt weigh? `python bench/evidence.py --out runs/evidence`.
+
+Every arm draws as many pictures an iteration and is trained for as many iterations. An arm with captions evaluates the model
+more often, so its weights are looked at twice: when it has spent what the single view spends in all (equal evaluations) and at
+the end (equal pictures). Each time the policy paints held-out prompts that no setting was chosen on, 256 short ones, and
+128 long ones that state every attribute. Three judges look: the exact one, clip-nano, and quality, which no caption states.
+
+A study is what trains: `exact` the exact judge, `learned` nano-hps, a preference judge; `captions` has captions of unlike
+worth. A run of an arm and a seed is a line of docs/study/evidence.jsonl; what is there is not made again, what was interrupted
+goes on. --report makes docs/study/evidence.md of it; differences are paired by seeds, which share prompts and noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench.study import OFFLINE, captions, plan, run, words  # noqa: E402  (the path comes first)
+from bench.study_report import mean_error  # noqa: E402
+
+FACTS = ROOT / "docs" / "study" / "evidence.jsonl"
+ITERATIONS = 60
+SHORT, LONG = 256, 128
+FIRST = 192  # held-out prompts that settings were chosen on
+SINGLE = "single view"
+
+
+def balanced(weight: float) -> dict[str, object]:
+    return {"views.aggregate": "balanced", "views.prompt_weight": weight}
+
+
+WEIGHTS = {
+    SINGLE: {"views.count": 0},
+    "prompt weight 1/11": {},
+    "prompt weight 1/4": balanced(0.25),
+    "prompt weight 1/2": balanced(0.5),
+    "prompt weight 3/4": balanced(0.75),
+}
+HPS = {"rewards.scene": 0.0, "rewards.clip": 1.0, "judges.clip.folder": "nano-hps", "eval.judge": "clip"}
+HALF = balanced(0.5) | OFFLINE
+# Study -> arm -> overrides of configs/flux_nano.py. The first arm of a study is what the others are compared with.
+STUDIES: dict[str, dict[str, dict[str, object]]] = {
+    "exact": WEIGHTS,
+    "learned": {arm: flags | HPS for arm, flags in WEIGHTS.items() if arm not in ("prompt weight 1/4", "prompt weight 3/4")},
+    "captions": {
+        "right": HALF,
+        "a fifth of the attributes wrong": HALF | {"views.file": "{wrong}"},
+        "of another prompt": HALF | {"views.file": "{unrelated}"},
+    },
+}
+JUDGES = ("--judge", "scene", "--judge", "clip", "--judge", "quality=mvgrpo_jax.nano.world.quality:judge")
+JUDGES += ("--option", "quality.kind=function")
+
+
+def long_prompts(count: int) -> list[str]:
+    """Captions of scenes of one thing that leave nothing open; each names a pair that pretraining never saw."""
+    from mvgrpo_jax.nano.world import captions as grammar
+    from mvgrpo_jax.nano.world import scene
+
+    rng, found = np.random.default_rng(11), {}
+    while len(found) < count:
+        drawn = scene.sample(rng, held_out=True)
+        found[grammar.complete(dataclasses.replace(drawn, things=drawn.things[:1]))] = None
+    return list(found)
+
+
+def wrong(caption: str, rng: np.random.Generator, share: float) -> str:
+    """The caption with each stated attribute replaced by another value with probability `share`."""
+    from mvgrpo_jax.nano.world import captions as grammar
+    from mvgrpo_jax.nano.world.scene import BACKGROUNDS, MAX_THINGS
+    from mvgrpo_jax.nano.world.truth import VALUES
+
+    def other(value, values):
+        return rng.choice([v for v in values if v != value]) if value is not None and rng.random() < share else value
+
+    read = grammar.read(caption)
+    things = tuple(dataclasses.replace(t, **{k: str(other(v, VALUES[k])) for k, v in t.stated().items()}) for t in read.things)
+    count = other(read.count, range(1, MAX_THINGS + 1))
+    background = other(read.background, list(BACKGROUNDS))
+    return grammar.write(
+        dataclasses.replace(
+            read,
+            things=things,
+            background=None if background is None else str(background),
+            count=None if count is None else int(count),
+        )
+    )
+
+
+def files(out: Path) -> dict[str, str]:
+    """Prompts to paint, and captions of the training prompts: right ones, ones with faults, and those of other prompts."""
+    from mvgrpo_jax.prompts import load_prompts
+
+    captions(out)
+    prompts = out / "held_out.jsonl"
+    if not prompts.exists():
+        short = load_prompts("flux-nano-one", FIRST + SHORT, held_out=True)[FIRST:]
+        lines = [{"prompt": p, "style": "short"} for p in short] + [{"prompt": p, "style": "long"} for p in long_prompts(LONG)]
+        prompts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    faulty, rng = out / "wrong.jsonl", np.random.default_rng(13)
+    if not faulty.exists():
+        lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
+        lines = [line | {"captions": [wrong(c, rng, 0.2) for c in line["captions"]]} for line in lines]
+        faulty.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    names = {"captions": "captions.jsonl", "unrelated": "unrelated.jsonl", "wrong": "wrong.jsonl", "prompts": "held_out.jsonl"}
+    return {name: str(out / file) for name, file in names.items()}
+
+
+def exam(where: list[str], out: Path, prompts: str) -> dict[str, dict[str, float]]:
+    """Style -> judge -> mean score."""
+    if not (out / "summary.json").exists():
+        command = [sys.executable, "-m", "mvgrpo_jax.evaluate", *where, "--prompts", prompts, "--per-style", *JUDGES]
+        run([*command, "--steps", "8", "--seed", "1", "--out", str(out)])
+    found = json.loads((out / "summary.json").read_text())
+    shutil.rmtree(out / "pictures", ignore_errors=True)
+    return {style: {name: judged["mean"] for name, judged in part["judges"].items()} for style, part in found["styles"].items()}
+
+
+def one(study: str, arm: str, seed: int, out: Path, places: dict[str, str]) -> dict:
+    """Trains an arm with a seed, unless that is done, and examines it."""
+    own = {k: v.format(**places) if isinstance(v, str) else v for k, v in STUDIES[study][arm].items()}
+    flags = {"seed": seed, "log.images_every": 1000, **own}
+    # Where it has spent as many evaluations as the single view spends in ITERATIONS.
+    spent = plan({"views.count": 0}, 10**9, ITERATIONS)[1]
+    cut = min(plan(flags, spent)[0], ITERATIONS)
+    workdir = out / f"{study}_{arm}_{seed}".replace(" ", "_").replace("/", "-")
+    if not (workdir / "report.html").exists():
+        given = flags | {"iterations": ITERATIONS, "eval.every": ITERATIONS, "checkpoint.every": cut, "checkpoint.keep": 9}
+        main = [sys.executable, "-m", "mvgrpo_jax.main", "--config=configs/flux_nano.py", f"--workdir={workdir}"]
+        run([*main, *words(given), "--compilation_cache=.cache/jax"])
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    facts = {"study": study, "arm": arm, "seed": seed, "iterations": ITERATIONS, "cut": cut}
+    for name in ("reward/scene", "reward/clip", "grad_norm", "time/iteration"):
+        facts[name] = [round(r[name], 5) for r in rows if name in r]
+    end = exam(["--workdir", str(workdir)], workdir / "end", places["prompts"])
+    early = (
+        end if cut == ITERATIONS else exam(["--workdir", str(workdir), "--step", str(cut)], workdir / "cut", places["prompts"])
+    )
+    shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+    return facts | {"equal evaluations": early, "equal pictures": end}
+
+
+def table(rows: list[dict], study: str, moment: str) -> list[str]:
+    """Means over seeds, and the differences to the study's first arm, paired by seeds."""
+    arms = [arm for arm in STUDIES[study] if any(r["arm"] == arm for r in rows)]
+    columns = [(style, name) for style in ("short", "long") for name in ("scene", "clip", "quality")]
+    heads = [f"{name}, {style} prompts" for style, name in columns]
+    lines = ["| arm | seeds | " + " | ".join(heads) + " | difference in scene, short | long |", "|---" * (len(heads) + 4) + "|"]
+    base = {r["seed"]: r for r in rows if arms and r["arm"] == arms[0]}
+    for arm in arms:
+        found = [r for r in rows if r["arm"] == arm]
+        cells = [mean_error([r[moment][style][name] for r in found]) for style, name in columns]
+        pairs = [(r, base[r["seed"]]) for r in found if r["seed"] in base and arm != arms[0]]
+        cells += [mean_error([a[moment][s]["scene"] - b[moment][s]["scene"] for a, b in pairs]) for s in ("short", "long")]
+        lines.append(f"| {arm} | {len(found)} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def report(rows: list[dict]) -> str:
+    titles = {"exact": "The exact judge trains", "learned": "nano-hps trains", "captions": "Captions of unlike worth"}
+    lines = ["# Do further views help?", ""]
+    if before := [r for r in rows if r["study"] == "before"]:
+        of = before[0]["equal pictures"]
+        lines += ["Before training: " + ", ".join(f"{n} {of[s][n]:.3f} ({s})" for s in of for n in of[s]) + ".", ""]
+    for study, title in titles.items():
+        found = [r for r in rows if r["study"] == study]
+        for moment in ("equal pictures", "equal evaluations") if found else ():
+            lines += [f"## {title}, {moment}", "", *table(found, study, moment), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
+    parser.add_argument("--study", choices=list(STUDIES), action="append", help="default: all, one after the other")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--report", action="store_true", help="the tables of what is done; trains nothing")
+    options = parser.parse_args()
+    FACTS.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in FACTS.read_text().splitlines()] if FACTS.exists() else []
+    if not options.report:
+        places = files(options.out)
+
+        def add(facts: dict) -> None:
+            rows.append(facts)
+            with FACTS.open("a") as file:
+                file.write(json.dumps(facts) + "\n")
+
+        if not any(r["study"] == "before" for r in rows):
+            found = exam(["--pipeline", "flux-nano"], options.out / "before", places["prompts"])
+            add({"study": "before", "arm": "before", "seed": 0, "equal pictures": found})
+        for study in options.study or STUDIES:
+            for seed in range(options.seeds):  # every arm once, then again: what is there early can be compared
+                for arm in STUDIES[study]:
+                    if not any((r["study"], r["arm"], r["seed"]) == (study, arm, seed) for r in rows):
+                        add(one(study, arm, seed, options.out, places))
+    FACTS.with_suffix(".md").write_text(report(rows))
+
+
+if __name__ == "__main__":
+    main()
