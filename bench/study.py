@@ -86,7 +86,7 @@ def plan(flags: dict[str, object], total: int, most: int = 10**9) -> tuple[int, 
     from mvgrpo_jax.run.programs import Programs
 
     config = configuration.from_arguments("configs/flux_nano.py", words(flags))
-    programs = Programs.build(config, pipelines.describe(config.pipeline), make_mesh(**config.mesh))
+    programs = Programs.build(config, pipelines.describe(config.pipeline), make_mesh())
     spent, iterations = 0, 0
     costs: dict = {}
     while True:

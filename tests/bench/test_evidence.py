@@ -1,0 +1,50 @@
+"""The arms of bench/evidence.py: how long they train, and the texts they are given."""
+
+import json
+
+import numpy as np
+
+from bench import evidence, study
+from mvgrpo_jax.nano.world import captions
+
+
+def test_iterations_of_a_budget():
+    """As the committed runs of bench/study.py counted them while they ran."""
+    rows = [json.loads(line) for line in study.FACTS.read_text().splitlines()]
+    of = {row["arm"]: (row["iterations"], row["evaluations"]) for row in rows if row["seed"] == 0 and row["budget"] == 90_000}
+    assert study.plan(study.ARMS["single view"], 90_000) == of["single view"]
+    assert study.plan(study.ARMS["mvgrpo online"], 90_000) == of["mvgrpo online"]
+    spent = of["single view"][1] // of["single view"][0] * 60
+    assert study.plan(study.ARMS["single view"], 10**9, 60) == (60, spent)
+
+
+def test_long_prompts_leave_nothing_open():
+    for text in evidence.long_prompts(20):
+        read = captions.read(text)
+        assert read.stated() == 5 and read.is_held_out()  # four attributes of one thing, and the background
+
+
+def test_wrong_attributes_are_as_many_as_said():
+    rng = np.random.default_rng(0)
+    texts = evidence.long_prompts(128)
+    changed = 0
+    for text in texts:
+        before, after = captions.read(text), captions.read(evidence.wrong(text, rng, 0.2))
+        changed += before.background != after.background
+        changed += sum(before.things[0].stated()[k] != v for k, v in after.things[0].stated().items())
+    assert abs(changed / (5 * len(texts)) - 0.2) < 0.05
+    assert captions.read(evidence.wrong("three shapes", rng, 1.0)).count in (1, 2)
+
+
+def test_differences_are_paired_by_seed():
+    def row(arm, seed, score):
+        part = {style: {"scene": score, "clip": 0.0, "quality": 0.0} for style in ("short", "long")}
+        return {"study": "exact", "arm": arm, "seed": seed, "equal pictures": part, "equal evaluations": part}
+
+    rows = [
+        row("single view", 0, 0.5),
+        row("single view", 1, 0.7),
+        row("prompt weight 1/2", 0, 0.6),
+        row("prompt weight 1/2", 1, 0.8),
+    ]
+    assert evidence.table(rows, "exact", "equal pictures")[-1].endswith("| 0.100 +- 0.000 | 0.100 +- 0.000 |")
