@@ -109,7 +109,7 @@ def files(out: Path) -> dict[str, str]:
     faulty, rng = out / "wrong.jsonl", np.random.default_rng(13)
     if not faulty.exists():
         lines = [json.loads(line) for line in (out / "captions.jsonl").read_text().splitlines()]
-        lines = [line | {"captions": [wrong(c, rng, 0.2) for c in line["captions"]]} for line in lines]
+        lines = [line | {"captions": [c | {"text": wrong(c["text"], rng, 0.2)} for c in line["captions"]]} for line in lines]
         faulty.write_text("".join(json.dumps(line) + "\n" for line in lines))
     names = {"captions": "captions.jsonl", "unrelated": "unrelated.jsonl", "wrong": "wrong.jsonl", "prompts": "held_out.jsonl"}
     return {name: str(out / file) for name, file in names.items()}

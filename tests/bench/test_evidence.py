@@ -48,3 +48,23 @@ def test_differences_are_paired_by_seed():
         row("prompt weight 1/2", 1, 0.8),
     ]
     assert evidence.table(rows, "exact", "equal pictures")[-1].endswith("| 0.100 +- 0.000 | 0.100 +- 0.000 |")
+
+
+def test_the_files_of_a_study(tmp_path, monkeypatch):
+    """Its prompts are those of two styles, and the wrong captions are as many as the right ones."""
+    monkeypatch.setattr(evidence, "SHORT", 3)
+    monkeypatch.setattr(evidence, "LONG", 2)
+    monkeypatch.setattr(evidence, "captions", lambda out: (out / "captions.jsonl").write_text(json.dumps(CAPTIONS) + "\n"))
+    places = evidence.files(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "held_out.jsonl").read_text().splitlines()]
+    assert [line["style"] for line in lines] == ["short"] * 3 + ["long"] * 2
+    faulty = json.loads((tmp_path / "wrong.jsonl").read_text())
+    assert faulty["prompt"] == CAPTIONS["prompt"] and places["wrong"] == str(tmp_path / "wrong.jsonl")
+    assert [c["operation"] for c in faulty["captions"]] == ["addition", "deletion"]
+    assert all(captions.read(c["text"]).stated() for c in faulty["captions"])
+
+
+CAPTIONS = {
+    "prompt": "a red circle",
+    "captions": [{"text": "a small red circle", "operation": "addition"}, {"text": "a circle", "operation": "deletion"}],
+}
