@@ -98,3 +98,16 @@ def decide(choose: Callable[[], Any]) -> Any:
     if "error" in said:
         raise UserError(said["error"])
     return said["value"]
+
+
+def from_chief(make: Callable[[], Any], like: Any) -> Any:
+    """The tree of arrays that the first process's make() returns, in every process; its UserError is raised in every process.
+    All call this together; only the first one calls `make`. like: a tree of arrays of the same shapes and types."""
+    if jax.process_count() == 1:
+        return make()
+    from jax.experimental import multihost_utils
+
+    made = []
+    decide(lambda: made.append(make()))
+    trees = made or [jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)]
+    return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(trees[0]))

@@ -16,7 +16,7 @@ from mvgrpo_jax.convert.weights import ParamsSource
 from mvgrpo_jax.core.precision import dtype_of
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel.hosts import to_host
+from mvgrpo_jax.parallel.hosts import from_chief, to_host
 from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import trained
 from mvgrpo_jax.run.programs import Programs
@@ -42,15 +42,18 @@ def check_destination(config, workdir: Path) -> None:
 
 
 def starting_adapters(config, programs: Programs) -> Params:
-    """Fresh adapters, or the LoRA file that config.lora.start names inside fresh ones. Raises UserError."""
+    """Fresh adapters, or the LoRA file that config.lora.start names inside fresh ones, which the first process reads. Raises
+    UserError."""
     fresh = programs.adapters()
     if not config.lora.start:
         return fresh
-    network, start = programs.pipeline.transformer, config.lora.start
-    factors = lora_files.read(start, network, programs.pipeline.flux_config)
-    loaded, _ = lora_files.tree_of(network, factors)
-    started = lora_files.start_from(jax.tree.map(to_host, fresh), programs.lora, loaded, start)
-    return jax.tree.map(jax.device_put, started, programs.state_shardings.params)
+    network, start, here = programs.pipeline.transformer, config.lora.start, jax.tree.map(to_host, fresh)
+
+    def started() -> Params:
+        loaded, _ = lora_files.tree_of(network, lora_files.read(start, network, programs.pipeline.flux_config))
+        return lora_files.start_from(here, programs.lora, loaded, start)
+
+    return jax.tree.map(jax.device_put, from_chief(started, here), programs.state_shardings.params)
 
 
 def write(config, programs: Programs, weights: Params, frozen: Params | None, step: int, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from mvgrpo_jax import enhancers
 from mvgrpo_jax.enhancers import OnlineEnhancer
 from mvgrpo_jax.nano import captioner as embedded
 from mvgrpo_jax.nano.world import render, scene
-from mvgrpo_jax.parallel.hosts import agree, exchange
+from mvgrpo_jax.parallel.hosts import agree, exchange, from_chief
 from mvgrpo_jax.run.pictures import to_uint8
 from tests.processes import succeed, together
 
@@ -19,8 +19,8 @@ PROMPTS = ["a red circle", "a blue square", "a green cross"]
 SCRIPT = """
 import json
 from mvgrpo_jax.errors import UserError
-from mvgrpo_jax.parallel.hosts import decide
-from tests.parallel.test_hosts import captioned, compilations, told
+from mvgrpo_jax.parallel.hosts import decide, from_chief
+from tests.parallel.test_hosts import captioned, compilations, made, told
 decided = [decide(lambda: {"by": jax.process_index()})]
 def refuse():
     raise UserError(f"refused by {jax.process_index()}")
@@ -28,7 +28,12 @@ try:
     decide(refuse)
 except UserError as error:
     decided.append(str(error))
-print(json.dumps([compilations(told), *captioned(), decided]))
+arrays = made()
+try:
+    from_chief(refuse, {})
+except UserError as error:
+    arrays.append(str(error))
+print(json.dumps([compilations(told), *captioned(), decided, arrays]))
 """
 
 
@@ -40,6 +45,21 @@ def told():
     flags = [agree(flag) for flag in (False, me == 1, True)]
     left = distributed.global_state.client.key_value_dir_get("mvgrpo_jax/exchange") if jax.process_count() > 1 else []
     return texts[3], [(t[0], len(t)) for t in large], exchange(""), flags, len(left)
+
+
+def made():
+    """A tree of arrays that the first process makes, and how often this one made it."""
+    calls = []
+
+    def make():
+        calls.append(1)
+        return {
+            "a": np.arange(6, dtype=np.float32).reshape(2, 3) + jax.process_index(),
+            "b": {"c": np.array([-1.5], np.float16)},
+        }
+
+    tree = from_chief(make, {"a": np.ones((2, 3), np.float32), "b": {"c": np.ones(1, np.float16)}})
+    return [tree["a"].tolist(), tree["b"]["c"].tolist(), str(tree["b"]["c"].dtype), len(calls)]
 
 
 def compilations(function):
@@ -95,3 +115,10 @@ def test_captions_of_two_processes(said):
 
 def test_the_first_process_decides(said):
     assert [s[3] for s in said] == [[{"by": 0}, "refused by 0"]] * 2
+
+
+def test_arrays_of_the_first_process(said):
+    """It alone makes them, all have them with their types, and its mistake is everybody's."""
+    tree = [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]], [-1.5], "float16"]
+    assert [s[4] for s in said] == [[*tree, 1, "refused by 0"], [*tree, 0, "refused by 0"]]
+    assert made() == [*tree, 1]
