@@ -14,7 +14,7 @@ from mvgrpo_jax.rewards.panel import Panel
 
 __all__ = ["DeviceJudge", "HostJudge", "Judge", "Judgement", "Panel", "Policy", "described", "kind_of", "make", "policy_of"]
 
-EMBEDDED = ("clip-nano",)  # folders that come with the package
+EMBEDDED = ("clip-nano", "nano-hps")  # folders that come with the package
 
 
 class Policy(NamedTuple):

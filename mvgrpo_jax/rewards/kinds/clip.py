@@ -9,7 +9,8 @@ from mvgrpo_jax.rewards import clip_folders
 from mvgrpo_jax.rewards.clip_family import DTYPE, ClipJudge, Parts
 from mvgrpo_jax.rewards.preprocess import Preprocess
 
-EMBEDDED = Path(__file__).parents[2] / "nano" / "assets" / "clip-nano"
+ASSETS = Path(__file__).parents[2] / "nano" / "assets"
+EMBEDDED = {name: ASSETS / name for name in ("clip-nano", "nano-hps")}
 
 _H14 = open_clip.VIT_H_14
 _DFN_378 = _H14 | {"quick_gelu": True, "vision_cfg": _H14["vision_cfg"] | {"image_size": 378}}
@@ -25,12 +26,11 @@ PUBLISHED = {
 
 class ClipReward(ClipJudge):
     """folder: of a CLIPModel as transformers writes it, or of a model of open_clip (open_clip_config.json), as DFN5B; or
-    'clip-nano' (embedded). scale multiplies the cosine. dtype: of weights and arithmetic. chunk: items that a device puts
-    through a tower at a time."""
+    'clip-nano' or 'nano-hps', which was trained on preferences (embedded). scale multiplies the cosine. dtype: of weights and
+    arithmetic. chunk: items that a device puts through a tower at a time."""
 
     def __init__(self, folder: str = "clip-nano", scale: float = 1.0, dtype: str = "float32", chunk: int = 64):
-        place = EMBEDDED if folder == "clip-nano" else Path(folder)
-        self.settle(clip_folders.read(place, "CLIP"), scale, dtype, chunk)
+        self.settle(clip_folders.read(EMBEDDED.get(folder, Path(folder)), "CLIP"), scale, dtype, chunk)
 
     @classmethod
     def published(cls, folder: str, scale: float = 1.0, dtype: str = "float32", chunk: int = 64) -> ClipReward | None:
