@@ -1,13 +1,16 @@
-"""Compiled programs that have a name: traces show it, and an error that one raises says whose it is."""
+"""Compiled programs that have a name: traces show it, and an error of the runtime is known by it."""
 
 from __future__ import annotations
 
+import collections
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-NOTE = "in the program "  # what an error's note begins with
+# (name, weak reference to an array) of the newest calls: a program may fail long after its call has returned.
+_calls: collections.deque[tuple[str, weakref.ref]] = collections.deque(maxlen=32)
 
 
 class Program:
@@ -25,15 +28,25 @@ class Program:
         self.lower, self._cache_size = self._jitted.lower, self._jitted._cache_size
 
     def __call__(self, *arguments: Any) -> Any:
-        """An error of the runtime has a note that names the program, where it was raised before the call returned."""
         try:
-            return self._jitted(*arguments)
+            result = self._jitted(*arguments)
         except jax.errors.JaxRuntimeError as error:
-            error.add_note(f"{NOTE}{self.name}")
+            error.program = self.name
             raise
+        if isinstance(first := jax.tree.leaves(result)[0], jax.Array):
+            _calls.append((self.name, weakref.ref(first)))
+        return result
 
 
 def named_by(error: BaseException) -> str:
-    """The name of the program that raised an error, '' where it is not known."""
-    notes = [note for note in getattr(error, "__notes__", ()) if note.startswith(NOTE)]
-    return notes[0].removeprefix(NOTE) if notes else ""
+    """The name of the program that an error of the runtime came from, asked once: the first of the newest calls that failed, or
+    else the one that raised the error; '' where neither is known. What is given a failed program's result fails too."""
+    calls = list(_calls)
+    _calls.clear()
+    for name, reference in calls:
+        try:
+            if (array := reference()) is not None and not array.is_deleted():
+                array.block_until_ready()
+        except jax.errors.JaxRuntimeError:
+            return name
+    return getattr(error, "program", "")

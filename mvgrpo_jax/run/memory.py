@@ -21,7 +21,8 @@ from mvgrpo_jax.planning.hardware import GIB
 from mvgrpo_jax.planning.remedies import remedies
 from mvgrpo_jax.run.build import Outline
 
-EXHAUSTED = "RESOURCE_EXHAUSTED"
+# One of them stands in the error; what is given the result of a program that failed has an error of another kind.
+EXHAUSTED = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
 SEARCH_S = 600.0  # that `plan` may take to find a setting that fits
 # What the runtimes of CPU, GPU and TPU say of the memory that they could not get: bytes, or a number with a unit.
 ASKED = re.compile(r"allocat\w* (\d+) bytes|allocat\w* ([\d.]+)\s?([KMGT])i?B?\b|Used ([\d.]+)([KMGT])i?B? of", re.IGNORECASE)
@@ -43,7 +44,7 @@ def explained(outlined: Outline, workdir: Path, doing: Callable[[], str]) -> Ite
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if EXHAUSTED not in str(error):
+        if not any(words in str(error) for words in EXHAUSTED):
             raise
         raise UserError(message(outlined, workdir, doing(), error)) from error
 

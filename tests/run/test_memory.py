@@ -78,6 +78,18 @@ def test_a_programs_errors_bear_its_name():
     assert named_by(caught.value) == "big" and named_by(ValueError()) == ""
 
 
+def test_an_error_that_comes_after_the_call_is_traced_to_it():
+    """On this processor a program of several devices returns before it has failed."""
+    here = jax.NamedSharding(jax.make_mesh((2,), ("x",)), jax.P("x"))
+    big = Program("big", lambda x: jax.numpy.zeros((2**44,)) + x, out_shardings=here)
+    after = Program("after", lambda x: x + 1)
+    held = big(1.0)
+    last = after(held)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Out of memory") as caught:
+        last.block_until_ready()
+    assert named_by(caught.value) == "big"
+
+
 @pytest.mark.parametrize("topology", ["v5p:2x2x1", "v5e:2x4", "v6e:4x4", "v5e:2x2@2", "h100:1x8", "h200:2x8"])
 def test_a_jobs_chips_are_named_as_plan_takes_them(topology):
     assert hardware.topology_of(hardware.devices(topology)) == topology
@@ -95,7 +107,7 @@ def test_plan_is_asked_what_fits(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
     monkeypatch.setattr(hardware, "topology_of", lambda devices: "v5e:2x2")
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1024 bytes.")
-    error.add_note("in the program update")
+    error.program = "update"
     text = memory.message(outlined, tmp_path, "iteration 0, update", error)
     assert "the program 'update' asked for 0.00 GiB (1,024 bytes)" in text
     assert f"python -m mvgrpo_jax.plan --config={tmp_path}/config.json --topology=v5e:2x2" in text
