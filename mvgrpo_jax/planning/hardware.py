@@ -116,17 +116,15 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...], int]:
     return CHIPS[name], sizes, slices
 
 
-def topology_of(devices: list) -> str:
-    """What `parse` calls the chips of JAX's devices, '' where they are not known here."""
-    from mvgrpo_jax.parallel import mesh
-
-    if not (chip := chip_of(devices[0])):
+def topology_of(groups: list[list]) -> str:
+    """What `parse` calls the devices of islands, '' where their chip is not known here."""
+    if not (chip := chip_of(groups[0][0])):
         return ""
-    name, groups = next(name for name, known in CHIPS.items() if known == chip), mesh.islands(devices)
+    name = next(name for name, known in CHIPS.items() if known == chip)
     if chip.platform == "cuda":
         return f"{name}:{len(groups)}x{len(groups[0])}"
-    corners = [(min(axis), max(axis)) for axis in zip(*(device.coords for device in groups[0]))]
-    sizes = [high - low + 1 for low, high in corners][: 3 if name == "v5p" else 2]  # v5e and v6e are planes
+    places = list(zip(*(device.coords for device in groups[0])))
+    sizes = [max(axis) - min(axis) + 1 for axis in places][: 3 if name == "v5p" else 2]  # v5e and v6e are planes
     return f"{name}:{'x'.join(map(str, sizes))}" + (f"@{len(groups)}" if len(groups) > 1 else "")
 
 

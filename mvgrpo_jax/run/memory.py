@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 
 from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.parallel.mesh import islands
 from mvgrpo_jax.parallel.program import named_by
 from mvgrpo_jax.planning import hardware
 from mvgrpo_jax.planning.hardware import GIB
@@ -60,7 +61,7 @@ def message(outlined: Outline, workdir: Path, stage: str, error: Exception) -> s
     tried = remedies(outlined.config, outlined.mesh.shape)
     settings = "; ".join(text for text, _ in tried) or "none is left: use more devices or a smaller picture"
     lines.append(f"settings that need less, from the cheapest in time to the dearest: {settings}")
-    if topology := hardware.topology_of(devices):
+    if topology := hardware.topology_of(islands(devices)):
         command = ["-m", "mvgrpo_jax.plan", f"--config={workdir}/config.json", f"--topology={topology}"]
         lines.append(f"which of them is enough: python {' '.join(command)}")
         if jax.process_count() == 1 and tried:  # in a job the others would wait

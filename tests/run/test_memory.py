@@ -90,22 +90,13 @@ def test_an_error_that_comes_after_the_call_is_traced_to_it():
     assert named_by(caught.value) == "big"
 
 
-@pytest.mark.parametrize("topology", ["v5p:2x2x1", "v5e:2x4", "v6e:4x4", "v5e:2x2@2", "h100:1x8", "h200:2x8"])
-def test_a_jobs_chips_are_named_as_plan_takes_them(topology):
-    assert hardware.topology_of(hardware.devices(topology)) == topology
-
-
-def test_a_processor_has_no_topology():
-    assert hardware.topology_of(jax.devices()) == ""
-
-
 @pytest.mark.nightly
 def test_plan_is_asked_what_fits(tmp_path, monkeypatch):
     """A run on eight chips of v5e ran out: the setting is the one that `plan` prints, found by a process of its own."""
     config = brief(**{"image.height": 512, "image.width": 512, "mesh.fsdp": 1})
     outlined = build.outline(config)
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
-    monkeypatch.setattr(hardware, "topology_of", lambda devices: "v5e:2x2")
+    monkeypatch.setattr(hardware, "topology_of", lambda groups: "v5e:2x2")
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1024 bytes.")
     error.program = "update"
     text = memory.message(outlined, tmp_path, "iteration 0, update", error)
