@@ -172,6 +172,7 @@ def get_config() -> ConfigDict:
             "tracker": {"project": "mvgrpo_jax", "name": "", "offline": False},
         }
     )
+    c.profile = ""  # iterations that are traced for XProf, into the workdir's profile/: "START:COUNT"; empty: none
     # Of a job of several processes; seconds. silence_s: one that was not heard for so long is dead, and the job ends.
     # standstill_s: so does a job in which no process finished a stage for so long; 0: never.
     c.watch = ConfigDict({"silence_s": 30.0, "standstill_s": 1800.0})

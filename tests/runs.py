@@ -40,5 +40,6 @@ def leaves(workdir, step, config):
 def numbers(workdir):
     """The metrics of a run without its times."""
     return [
-        {k: v for k, v in row.items() if not k.startswith("time/") and not k.endswith("_s")} for row in metrics.read(workdir)
+        {k: v for k, v in row.items() if not k.startswith(("time/", "memory/")) and not k.endswith("_s")}
+        for row in metrics.read(workdir)
     ]

@@ -19,11 +19,16 @@ LONGEST, LONGEST_NUMBER = 10_000, 400  # characters of a tuple and digits of an 
 
 
 def load(path: str) -> ConfigDict:
-    """The config of a file's get_config(). UserError when there is none."""
+    """The config of a file's get_config(), or that of a run, as its workdir keeps it in config.json. UserError when there is
+    none."""
     file = Path(path.split(":")[0])
     if not file.is_file():
         known = sorted(str(p) for p in Path("configs").glob("*.py") if p.stem not in ("__init__", "common"))
         raise UserError(f"--config {path}: no such file;{did_you_mean(path, known)} there are: {', '.join(known) or 'none'}")
+    if file.suffix == ".json":
+        from mvgrpo_jax.convert.files import read_json  # imports jax, as below
+
+        return ConfigDict(_tuples(read_json(file)))
     for root in (str(file.resolve().parents[1]), str(Path.cwd())):  # configs import each other as configs.NAME
         if root not in sys.path:
             sys.path.insert(0, root)
@@ -33,6 +38,13 @@ def load(path: str) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise UserError(f"--config {path}: has no get_config()")
     return module.get_config()
+
+
+def _tuples(value: object) -> object:
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
 def keys(config: ConfigDict, prefix: str = "") -> dict[str, object]:

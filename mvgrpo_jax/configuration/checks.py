@@ -12,7 +12,7 @@ from mvgrpo_jax.algorithms import base
 from mvgrpo_jax.configuration import relations
 from mvgrpo_jax.configuration.arguments import keys
 from mvgrpo_jax.configuration.of_services import SERVICE
-from mvgrpo_jax.configuration.rules import Choice, Flag, Int, Real, Rule, Text, Tuple, of_default, shown
+from mvgrpo_jax.configuration.rules import Choice, Flag, Int, Real, Rule, Span, Text, Tuple, of_default, shown
 from mvgrpo_jax.core import advantages, objectives, sde, solvers
 from mvgrpo_jax.core.policy import TIMESTEPS
 from mvgrpo_jax.core.precision import DTYPES
@@ -116,6 +116,7 @@ RULES: dict[str, Rule] = {
     "log.tracker.project": Text(empty=False),
     "log.tracker.name": Text(),
     "log.tracker.offline": Flag(),
+    "profile": Span(),
     "watch.silence_s": Real(1.0, 40.0),
     "watch.standstill_s": Real(0.0, 1e6, zero="never"),
 }

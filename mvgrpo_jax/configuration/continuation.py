@@ -33,7 +33,7 @@ FREE = (
     *("text.memory_mb", "text.folder", "text.disk_gb", "text.drop_encoders"),
     # What is kept, written and shown.
     *("checkpoint.every", "checkpoint.keep", "export.kind", "export.at_checkpoints", "export.dtype", "log.images_every"),
-    *("log.trackers", "log.tracker.project", "log.tracker.name", "log.tracker.offline"),
+    *("log.trackers", "log.tracker.project", "log.tracker.name", "log.tracker.offline", "profile"),
     # How weights are evaluated; under other settings best/ begins anew.
     *("eval.every", "eval.steps", "eval.solver", "prompts.eval", "prompts.eval_count"),
     # Where and how captions are asked for, and what is done without one.

@@ -9,13 +9,13 @@ from mvgrpo_jax.enhancers import perspectives
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.nano import captioner as embedded
-from mvgrpo_jax.run import export
+from mvgrpo_jax.run import export, profile
 from mvgrpo_jax.services import Settings, keys
 
 
 def check(config) -> None:
     """Raises UserError where values do not fit each other."""
-    for relation in (prompts, mesh, algorithm, chunks, judges, views, service, texts, adapters, export.check):
+    for relation in (prompts, mesh, algorithm, chunks, judges, views, service, texts, adapters, traced, export.check):
         relation(config)
 
 
@@ -112,3 +112,12 @@ def adapters(config) -> None:
     parsed = LoraConfig.parse(config.lora.rank, config.lora.alpha, tuple(config.lora.targets))
     if config.lora.rank and not any(rank for _, rank in parsed.targets):
         raise UserError("config.lora.rank is above 0, but config.lora.targets gives no layer a rank; name some layers")
+
+
+def traced(config) -> None:
+    """The traced iterations begin within the run."""
+    span = profile.span(config.profile)
+    if span and span.start >= config.iterations:
+        raise UserError(
+            f"config.profile must begin below config.iterations ({config.iterations}; the first is 0); got {config.profile!r}"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import unicodedata
 from collections.abc import Collection
 from typing import Any, Protocol
@@ -102,6 +103,16 @@ class Text:
 
     def accepts(self, value: Any) -> bool:
         return isinstance(value, str) and len(value) <= LONGEST and _printable(value) and (self.empty or bool(value.strip()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """'START:COUNT', so many iterations from one on, or '' for none."""
+
+    expected = "'START:COUNT', so many iterations from START on, COUNT at least 1, or '' for none"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, str) and (not value or re.fullmatch(r"\d{1,18}:[1-9]\d{0,17}", value, re.ASCII) is not None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,18 @@ def parse(topology: str) -> tuple[Chip, tuple[int, ...], int]:
     return CHIPS[name], sizes, slices
 
 
+def topology_of(groups: list[list]) -> str:
+    """What `parse` calls the devices of islands, '' where their chip is not known here."""
+    if not (chip := chip_of(groups[0][0])):
+        return ""
+    name = next(name for name, known in CHIPS.items() if known == chip)
+    if chip.platform == "cuda":
+        return f"{name}:{len(groups)}x{len(groups[0])}"
+    places = list(zip(*(device.coords for device in groups[0])))
+    sizes = [max(axis) - min(axis) + 1 for axis in places][: 3 if name == "v5p" else 2]  # v5e and v6e are planes
+    return f"{name}:{'x'.join(map(str, sizes))}" + (f"@{len(groups)}" if len(groups) > 1 else "")
+
+
 def with_memory(chip: Chip, gib: float) -> Chip:
     """The chip where a program may use so many GiB, without a reserve. UserError unless they are above 0."""
     if gib <= 0:

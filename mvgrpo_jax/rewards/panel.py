@@ -17,6 +17,7 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.parallel.hosts import exchange
 from mvgrpo_jax.parallel.owned import Owned, from_hosts
+from mvgrpo_jax.parallel.program import Program
 from mvgrpo_jax.rewards.base import Judge, Judgement
 
 # Texts of a batch of pictures [P, n]: of each row under each view; None where one is missing.
@@ -48,7 +49,8 @@ class Panel:
 
     @functools.cache  # noqa: B019 - a panel lives as long as its run
     def program(self, name: str):
-        return jax.jit(self.judges[name].score, out_shardings=rules.sharding(self.mesh) if self.mesh else None)
+        shardings = rules.sharding(self.mesh) if self.mesh else None
+        return Program(f"judge {name}", self.judges[name].score, "judge", out_shardings=shardings)
 
     def score(self, name: str, pictures: Owned, texts: Texts) -> Scores:
         """A judge's scores of pictures [P, n] under texts [V][P]; every process calls this together."""

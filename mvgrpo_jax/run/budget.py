@@ -49,6 +49,15 @@ class Budget:
         peak, source = peak_flops(devices[0])
         return self.evaluations * self.flops / (len(devices) * peak * MFU), source
 
+    def speed(self, seconds: float, devices: list) -> dict[str, float]:
+        """Metrics of an iteration that took so long without its evaluation: pictures a second, and where the chip is known the
+        share of the devices' peak that the transformer's operations are, without those that `remat` does twice."""
+        out = {"perf/samples_per_s": self.prompts * self.pictures / seconds}
+        if chip := hardware.chip_of(devices[0]):
+            useful = (self.sampled + 3 * self.trained + self.untrained) * self.flops
+            out["perf/mfu"] = useful / (seconds * len(devices) * chip.flops)
+        return out
+
     def describe(self, name: str, devices: list) -> str:
         estimate, source = self.seconds(devices)
         samples = self.prompts * self.pictures

@@ -23,12 +23,14 @@ from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
 from mvgrpo_jax.prompts import stream, streaming
 from mvgrpo_jax.rewards.means import deviations, mean
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, metrics, report, stops, trackers
+from mvgrpo_jax.run import checkpoint, evaluation, export, groups, memory, metrics, report, stops, trackers
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
+from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
+from mvgrpo_jax.run.profile import Profile
 from mvgrpo_jax.run.programs import averaged, sampler_of
 from mvgrpo_jax.run.trackers import Trackers
 from mvgrpo_jax.storage import place
@@ -74,18 +76,20 @@ def train(config, workdir: str | Path) -> Path:
         outlined = outline(config)
         say(outlined.describe())
         tracked = trackers.begin(config, workdir)
-        watch.at("the reading of weights")
-        run, initial = load(outlined)
-        for name, judge in run.panel.judges.items():
-            if version := getattr(judge, "version", ""):
-                say(f"judge {name}: version {version}")
-        try:
-            with jax.set_mesh(run.mesh):
-                progress = begin(run, initial, workdir)
-                del initial  # the state holds it now
-                return Loop(run, workdir, progress, Job(asked, watch.at, still_ours), tracked).run_to_the_end()
-        finally:
-            run.close()
+        with memory.explained(outlined, workdir, lambda: watch.said.stage):
+            watch.at("the reading of weights")
+            run, initial = load(outlined)
+            for name, judge in run.panel.judges.items():
+                if version := getattr(judge, "version", ""):
+                    say(f"judge {name}: version {version}")
+            try:
+                with jax.set_mesh(run.mesh):
+                    progress = begin(run, initial, workdir)
+                    del initial  # the state holds it now
+                    job = Job(asked, watch.at, still_ours)
+                    return Loop(run, workdir, progress, outlined.budget, job, tracked).run_to_the_end()
+            finally:
+                run.close()
 
 
 def dry_run(config) -> str:
@@ -139,12 +143,13 @@ class Job(NamedTuple):
 class Loop:
     """One process's work from the first iteration to the export."""
 
-    def __init__(self, run: Run, workdir: Path, progress: Progress, job: Job, tracked: Trackers):
-        self.run, self.workdir, self.progress, self.job = run, workdir, progress, job
+    def __init__(self, run: Run, workdir: Path, progress: Progress, budget: Budget, job: Job, tracked: Trackers):
+        self.run, self.workdir, self.progress, self.budget, self.job = run, workdir, progress, budget, job
         self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.aside = Aside()
         self.writer, self.trackers = metrics.Writer(workdir, progress.done), tracked
+        self.profile = Profile(run.config.profile, workdir)
         # (iteration, updates' metrics, log) that are written once the next iteration is under way
         self.pending: tuple[int, list[dict], dict[str, float]] | None = None
 
@@ -155,13 +160,17 @@ class Loop:
         self.bar = tqdm(span, initial=progress.done, total=config.iterations, desc=name, disable=not chief)
         try:
             for number in self.bar:
-                self.iterate(number)
+                with self.profile.iteration(number):
+                    self.iterate(number)
+                self.profile.after(number, progress.state)
             return self.finish()
         except (Outage, Stopped):
             self.save_unfinished()
             self.aside.close()
             self.trackers.close()
             raise
+        finally:
+            self.profile.close()
 
     def enter(self, number: int, stage: str) -> None:
         """The boundary before a stage of an iteration; Stopped where the process was asked to stop."""
@@ -188,13 +197,16 @@ class Loop:
         self.enter(number, "update")
         batch, log = stages.make_batch(run, number, samples, views, judged, clock)
         samples = samples._replace(trajectory=None)  # the batch has what trains
-        progress.state, history = stages.update(run, progress.state, batch, number)
+        with jax.profiler.TraceAnnotation("update"):
+            progress.state, history = stages.update(run, progress.state, batch, number)
         progress.memory, progress.done = samples.memory, number + 1
         self.flush()
         log = stages.summarise(run, number, judged, log)
         if due(number, every.log.images_every) and hosts.is_chief():
             self.aside(groups.draw, self.workdir / "samples" / f"{number:06d}.png", number, samples, views, judged)
-        log |= scores | clock.spent | {"time/iteration": time.perf_counter() - began}
+        spent = time.perf_counter() - began
+        log |= scores | clock.spent | {"time/iteration": spent} | memory.high_water()
+        log |= self.budget.speed(spent - clock.spent.get("time/eval", 0.0), list(run.mesh.devices.flat))
         self.pending = (number, history, log)
         self.save_if_due()
 

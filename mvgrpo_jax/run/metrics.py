@@ -8,6 +8,8 @@ import math
 import time
 from pathlib import Path
 
+import jax
+
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import is_chief
 from mvgrpo_jax.run import lines
@@ -27,8 +29,12 @@ def read(workdir: Path) -> list[dict]:
     return list(rows.values())
 
 
+# Stages under another name in a trace than among the metrics.
+TRACED = {"enhance": "caption", "reward": "judge", "eval": "evaluate"}
+
+
 class Clock:
-    """Seconds spent in each stage of an iteration."""
+    """Seconds spent in each stage of an iteration; a trace of the iteration shows the stages."""
 
     def __init__(self):
         self.spent: dict[str, float] = {}
@@ -36,7 +42,8 @@ class Clock:
     @contextlib.contextmanager
     def __call__(self, stage: str):
         start = time.perf_counter()
-        yield
+        with jax.profiler.TraceAnnotation(TRACED.get(stage, stage)):
+            yield
         self.spent[f"time/{stage}"] = self.spent.get(f"time/{stage}", 0.0) + time.perf_counter() - start
 
 

@@ -16,6 +16,7 @@ from mvgrpo_jax.core import rollout, seeds
 from mvgrpo_jax.core.policy import Policy
 from mvgrpo_jax.core.structs import Condition, Trajectory
 from mvgrpo_jax.parallel import rules, spread
+from mvgrpo_jax.parallel.program import Program
 
 # What a device works on at a time: pixels of pictures that it decodes, 12 of 512 x 512, and texts that it encodes.
 DECODED, ENCODED = 12 * 512 * 512, 8
@@ -63,26 +64,26 @@ class Painting:
     @cached_property
     def encode(self):
         """(text encoders' params, ids_clip [items, S], ids_t5) -> Condition [items], each text on its own device."""
-        return self._encode_one_each(self.place("batch"))
+        return self._encode_one_each("encode", self.place("batch"))
 
     @cached_property
     def encode_prompts(self):
         """(text encoders' params, ids_clip [P, S], ids_t5) -> Condition [P]."""
-        return self._encode_one_each(self.place("prompts"))
+        return self._encode_one_each("encode_prompts", self.place("prompts"))
 
-    def _encode_one_each(self, place: NamedSharding):
+    def _encode_one_each(self, name: str, place: NamedSharding) -> Program:
         def run(params, *ids) -> Condition:
             encoded = pipelines.encode_lanes(
                 self.pipeline, params, *(a[:, None] for a in ids), dtype=self.policy.dtype, most=ENCODED
             )
             return jax.tree.map(lambda a: a[:, 0], encoded)
 
-        return jax.jit(run, out_shardings=place)
+        return Program(name, run, "text", out_shardings=place)
 
     @cached_property
     def rollout(self):
         """(params, Condition [P], noise key, step key, shift) -> (Trajectory, anchors' latents [P, noises, L, C])."""
-        return self._from_noise(rollout.rollout)
+        return self._from_noise("rollout", rollout.rollout)
 
     @cached_property
     def anchor(self):
@@ -90,9 +91,9 @@ class Painting:
 
         With `finish`, what `rollout` does, in pieces: the pictures of a branch are there before those of the next.
         """
-        return self._from_noise(rollout.anchor)
+        return self._from_noise("anchor", rollout.anchor)
 
-    def _from_noise(self, draw):
+    def _from_noise(self, name: str, draw) -> Program:
         def run(params, condition: Condition, noise_key, step_key, shift) -> tuple[Trajectory, jax.Array]:
             graph, prompts = self.algorithm.graph, condition.txt.shape[0]
             start = rules.constrain(jax.random.normal(noise_key, (prompts, graph.noises, *self.latent_shape)), "prompts")
@@ -101,40 +102,41 @@ class Painting:
             noise = rollout.normals(step_key)
             return draw(velocity, graph, self.algorithm.kernel, self.sigmas, self.g, start, noise, shift)
 
-        return jax.jit(run, out_shardings=self.place("prompts"))
+        return Program(name, run, "rollout", out_shardings=self.place("prompts"))
 
     @cached_property
     def finish(self):
         """(params, Condition [P], draws [P, R, G, L, C]) -> their final latents [P, R, S, L, C], by ODE."""
-        return self._to_the_end(tuple(range(self.algorithm.graph.branches)), lambda x: x)
+        return self._to_the_end("finish", tuple(range(self.algorithm.graph.branches)), lambda x: x)
 
     def tail(self, branch: int):
         """`finish` of one branch: final latents [P, S, L, C]."""
         if branch not in self._tails:
-            self._tails[branch] = self._to_the_end((branch,), lambda x: x[:, 0])
+            step = self.algorithm.graph.trained[branch]
+            self._tails[branch] = self._to_the_end(f"tail {step}", (branch,), lambda x: x[:, 0])
         return self._tails[branch]
 
     @cached_property
     def _tails(self) -> dict:
         return {}
 
-    def _to_the_end(self, branches: tuple[int, ...], shape):
+    def _to_the_end(self, name: str, branches: tuple[int, ...], shape) -> Program:
         def run(params, condition: Condition, draws):
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             draws = rules.constrain(draws[:, branches[0] : branches[-1] + 1], "prompts")
             return shape(rollout.finish(velocity, self.algorithm.graph, self.sigmas, draws, branches))
 
-        return jax.jit(run, out_shardings=self.place("prompts"))
+        return Program(name, run, "rollout", out_shardings=self.place("prompts"))
 
     @cached_property
     def branch(self):
         """([P, R, ...], r) -> [P, ...] of branch r."""
-        return jax.jit(lambda x, r: x[:, r], out_shardings=self.place("prompts"))
+        return Program("branch", lambda x, r: x[:, r], out_shardings=self.place("prompts"))
 
     @cached_property
     def join(self):
         """Branches [P, ...], R of them -> [P, R, ...]."""
-        return jax.jit(lambda branches: jnp.stack(branches, axis=1), out_shardings=self.place("prompts"))
+        return Program("join", lambda branches: jnp.stack(branches, axis=1), out_shardings=self.place("prompts"))
 
     @cached_property
     def decode(self):
@@ -144,7 +146,8 @@ class Painting:
         does, and the last picture is repeated. A device decodes at most DECODED pixels at a time: the decoder's last
         activations are large.
         """
-        return jax.jit(self._decode, out_shardings=(self.place("prompts", "lanes"), self.replicated))
+        shardings = (self.place("prompts", "lanes"), self.replicated)
+        return Program("decode", self._decode, out_shardings=shardings)
 
     def _decode(self, params, latents) -> tuple[jax.Array, jax.Array]:
         most = DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2)
@@ -158,13 +161,13 @@ class Painting:
             velocity = lambda x, s: self.policy.velocity(params, x, s, condition)
             return rollout.sample(velocity, noise[:, None], self.eval_sigmas, self.eval_solver)[:, 0]
 
-        return jax.jit(run, out_shardings=self.place("batch"))
+        return Program("evaluate", run, out_shardings=self.place("batch"))
 
     @cached_property
     def decode_items(self):
         """`decode` of latents [items, L, C], each on its own device: pictures [items, 1, H, W, 3], finite [items, 1]."""
         run = lambda params, latents: self._decode(params, latents[:, None])
-        return jax.jit(run, out_shardings=(self.place("batch"), self.replicated))
+        return Program("decode_items", run, "decode", out_shardings=(self.place("batch"), self.replicated))
 
     @cached_property
     def evaluation_noise(self):
@@ -174,7 +177,7 @@ class Painting:
             keys = jax.vmap(lambda i: jax.random.fold_in(self.key(0, EVALUATION), i))(numbers)
             return jax.vmap(lambda k: jax.random.normal(k, self.latent_shape))(keys)
 
-        return jax.jit(run, out_shardings=self.place("batch"))
+        return Program("evaluation_noise", run, out_shardings=self.place("batch"))
 
     @cached_property
     def keep(self):
@@ -187,4 +190,4 @@ class Painting:
 
             return jax.tree.map(pick, tree)
 
-        return jax.jit(run, out_shardings=self.place("prompts"))
+        return Program("keep", run, out_shardings=self.place("prompts"))

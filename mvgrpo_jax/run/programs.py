@@ -23,6 +23,7 @@ from mvgrpo_jax.models import attention, lora
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import rules, spread
+from mvgrpo_jax.parallel.program import Program
 from mvgrpo_jax.run.painting import ADAPTERS, ENCODED, Painting
 
 
@@ -152,7 +153,7 @@ class Programs(Painting):
         def run(params, *ids) -> Condition:
             return pipelines.encode_views(self.pipeline, params, *ids, dtype=self.policy.dtype, most=ENCODED)
 
-        return jax.jit(run, out_shardings=self.of_views)
+        return Program("encode_views", run, "text", out_shardings=self.of_views)
 
     @property
     def trained_shapes(self):
@@ -164,7 +165,7 @@ class Programs(Painting):
     def adapters(self):
         """() -> fresh adapters, on the mesh."""
         key = self.key(0, ADAPTERS)
-        return jax.jit(lambda: lora.init(self.policy.network, key), out_shardings=self.state_shardings.params)
+        return Program("adapters", lambda: lora.init(self.policy.network, key), out_shardings=self.state_shardings.params)
 
     @cached_property
     def state_shardings(self) -> TrainState:
@@ -177,17 +178,18 @@ class Programs(Painting):
     @cached_property
     def init(self):
         """params -> TrainState, on the mesh."""
-        return jax.jit(self.updater.init, out_shardings=self.state_shardings)
+        return Program("init", self.updater.init, out_shardings=self.state_shardings)
 
     @cached_property
     def update(self):
         """(TrainState (donated), reference parameters or None, Batch, frozen base or None) -> (TrainState, metrics)."""
-        return jax.jit(self.updater.update, donate_argnums=0, out_shardings=(self.state_shardings, self.replicated))
+        shardings = (self.state_shardings, self.replicated)
+        return Program("update", self.updater.update, donate_argnums=0, out_shardings=shardings)
 
     @cached_property
     def old_densities(self):
         """(params, Batch) -> Old."""
-        return jax.jit(self.updater.old_densities, out_shardings=self.of_views)
+        return Program("old_densities", self.updater.old_densities, "update", out_shardings=self.of_views)
 
     @cached_property
     def select(self):
@@ -207,7 +209,7 @@ class Programs(Painting):
             return chosen.transitions, fill(chosen.advantage), fill(weight), metrics
 
         shardings = (self.place("prompts"), self.of_views, self.of_views, self.replicated)
-        return jax.jit(run, static_argnums=5, out_shardings=shardings)
+        return Program("select", run, static_argnums=5, out_shardings=shardings)
 
     @cached_property
     def follow(self):
@@ -219,4 +221,4 @@ class Programs(Painting):
 
             return state._replace(old=jax.tree.map(mix, state.old, masters_of(state.opt_state, state.params)))
 
-        return jax.jit(run, donate_argnums=0, out_shardings=self.state_shardings)
+        return Program("follow", run, "update", donate_argnums=0, out_shardings=self.state_shardings)

@@ -146,7 +146,10 @@ def served(tmp_path_factory):
 
 
 def numbers(workdir):
-    return [{k: v for k, v in r.items() if not k.startswith("time/") and not k.endswith("_s")} for r in metrics.read(workdir)]
+    return [
+        {k: v for k, v in r.items() if not k.startswith(("time/", "memory/")) and not k.endswith("_s")}
+        for r in metrics.read(workdir)
+    ]
 
 
 def test_sampling_in_pieces_is_the_rollout(served, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def weights(workdir):
 
 
 def measured(row):
-    return {k: v for k, v in row.items() if not k.startswith("time/") and not k.endswith("_s")}
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "memory/")) and not k.endswith("_s")}
 
 
 @pytest.mark.parametrize("layout, setting", cases())

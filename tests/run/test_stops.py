@@ -49,7 +49,7 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
             fresh = jax.tree.map(jax.numpy.copy, initial)
             progress, job = loop.begin(run, fresh, workdir), loop.Job(asked, lambda stage: None, lambda: None)
             tracked = trackers.Trackers({"seen": (seen, Folder(workdir / "seen"))})
-            return loop.Loop(run, workdir, progress, job, tracked).run_to_the_end()
+            return loop.Loop(run, workdir, progress, outlined.budget, job, tracked).run_to_the_end()
 
     go(tmp_path / "whole")
     stopped = tmp_path / "stopped"

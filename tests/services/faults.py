@@ -97,19 +97,23 @@ def slow(seconds: float, text: str = "a slow caption") -> Reply:
 
 class FaultServer:
     """`with FaultServer(reply, reply, ..., then=reply) as server:` answers requests one by one with the given replies, and
-    further ones with `then`. requests: the headers and body of each."""
+    further ones with `then`. requests: the headers and body of each. port: 0 for a free one."""
 
     def __init__(
-        self, *script: Reply, then: Reply = says("a red circle on a white background"), context: ssl.SSLContext | None = None
+        self,
+        *script: Reply,
+        then: Reply = says("a red circle on a white background"),
+        context: ssl.SSLContext | None = None,
+        port: int = 0,
     ):
-        self.script, self.then, self.context = list(script), then, context
+        self.script, self.then, self.context, self.port = list(script), then, context, port
         self.requests: list[tuple[dict[str, str], dict]] = []
         self.open = self.most = 0
 
     def __enter__(self) -> FaultServer:
         self.worker = Worker("fault server")
         self.server = self.worker.submit(
-            asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self.context, limit=2**24)
+            asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.context, limit=2**24)
         ).result(5)
         port = self.server.sockets[0].getsockname()[1]
         self.url = f"{'https' if self.context else 'http'}://127.0.0.1:{port}/v1"

@@ -1,0 +1,78 @@
+"""A traced run: what its trace holds, read by XProf's format, and that nothing compiles because of it."""
+
+import gzip
+import json
+import re
+
+import jax
+import pytest
+
+from mvgrpo_jax.run import loop
+from tests.runs import small_config
+
+STAGES = {"rollout", "decode", "caption", "judge", "update"}
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """(workdir, what was compiled and when) of a run of four iterations, of which the second and the third are traced."""
+    workdir, events = tmp_path_factory.mktemp("traced"), []
+
+    def listen(event, duration, **facts):
+        if event == "/jax/core/compile/backend_compile_duration":
+            events.append(str(facts.get("fun_name", event)))
+
+    original = loop.Loop.iterate
+
+    def iterate(self, number):
+        events.append(number)
+        original(self, number)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop.Loop, "iterate", iterate)
+        config = small_config(iterations=4, group_size=2, profile="1:2")
+        config.eval.every, config.checkpoint.every = 0, 0
+        loop.train(config, workdir)
+    jax.monitoring.unregister_event_duration_listener(listen)
+    return workdir, events
+
+
+def planes(workdir):
+    (file,) = (workdir / "profile").glob("plugins/profile/*/*.xplane.pb")
+    return file, list(jax.profiler.ProfileData.from_file(str(file)).planes)
+
+
+def test_nothing_compiles_in_traced_iterations(traced):
+    _, events = traced
+    assert events[events.index(1) : events.index(3) + 1] == [1, 2, 3] and len(events) > 10
+
+
+def test_the_host_shows_iterations_and_their_stages(traced):
+    """Each stage lies within one of the two steps."""
+    _, found = planes(traced[0])
+    events = [e for plane in found if plane.name == "/host:CPU" for line in plane.lines for e in line.events]
+    steps = [e for e in events if e.name == "iteration"]
+    assert sorted(dict(e.stats)["step_num"] for e in steps) == [1, 2]
+    spans = [(e.start_ns, e.start_ns + e.duration_ns) for e in steps]
+    for stage in STAGES:
+        own = [e for e in events if e.name == stage]
+        for first, last in spans:
+            assert any(first <= e.start_ns and e.start_ns + e.duration_ns <= last for e in own), stage
+
+
+def test_programs_and_scopes_have_names(traced):
+    """Names of modules, and the scopes of operations, in the programs that the trace holds."""
+    file, _ = planes(traced[0])
+    data = file.read_bytes()
+    modules = set(re.findall(rb"jit_(\w+)", data))
+    assert {b"rollout", b"decode", b"judge_clip", b"update", b"select", b"encode_views"} <= modules
+    for module, scope in (("rollout", "rollout"), ("decode", "decode"), ("judge_clip", "judge"), ("encode_views", "text")):
+        assert f"jit({module})/{scope}/".encode() in data, module
+    assert b"jit(update)/update/" in data
+
+
+def test_what_a_browser_opens_is_there(traced):
+    (file,) = (traced[0] / "profile").glob("plugins/profile/*/*.trace.json.gz")
+    names = {event.get("name") for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]}
+    assert STAGES | {"iteration"} <= names
