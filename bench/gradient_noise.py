@@ -59,12 +59,13 @@ class Batches:
 
     def make(self, number: int, prompts: list[str]) -> dict[str, np.ndarray]:
         """gradients [2, V, WIDTH] of both halves under each view; scores [V, P, R, S]; captions [V, P, R]."""
+        from mvgrpo_jax.run import drawing
         from mvgrpo_jax.run import iteration as stages
         from mvgrpo_jax.run.metrics import Clock
 
         run, clock = self.run, Clock()
         with jax.set_mesh(run.mesh):
-            samples = stages.sample(run, number, self.params, prompts, None, clock)
+            samples = drawing.sample(run, number, self.params, prompts, None, clock)
             views, scores = stages.judge(run, number, samples, clock)
             batch, _ = stages.make_batch(run, number, samples, views, scores, clock)
             count, draws = batch.weight.shape[0], batch.weight.shape[-1]

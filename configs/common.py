@@ -126,6 +126,9 @@ def get_config() -> ConfigDict:
             "passes": 1,  # times that the samples of a rollout are gone through
             "minibatches": 1,  # parts of the prompts, each with an optimiser step
             "update_per": "iteration",  # iteration | timestep (an optimiser step after each trained step)
+            # 1: the next rollout is drawn, with the parameters of before this iteration's update, while captions and scores are
+            # awaited; ratios compare with the densities of the parameters that drew.
+            "async_steps": 0,
         }
     )
     c.lora = ConfigDict(

@@ -22,6 +22,7 @@ DECIDES = (
     *("optimizer.learning_rate", "optimizer.warmup", "optimizer.weight_decay", "optimizer.b1", "optimizer.b2"),
     *("optimizer.eps", "optimizer.max_grad_norm"),
     *("train.dtype", "train.param_dtype", "train.frozen_dtype", "train.passes", "train.minibatches", "train.update_per"),
+    "train.async_steps",
     *("lora.rank", "lora.alpha", "lora.targets", "lora.start", "ema.decay", "ema.every", "ema.warmup"),
     "eval.judge",  # the scores of two judges cannot be compared, and best/ holds the highest
 )

@@ -15,7 +15,7 @@ from mvgrpo_jax.services import Settings, keys
 
 def check(config) -> None:
     """Raises UserError where values do not fit each other."""
-    for relation in (prompts, mesh, algorithm, chunks, judges, views, service, texts, adapters, traced, export.check):
+    for relation in (prompts, mesh, algorithm, ahead, chunks, judges, views, service, texts, adapters, traced, export.check):
         relation(config)
 
 
@@ -43,6 +43,17 @@ def algorithm(config) -> None:
         raise UserError(
             f"config.algorithm.{config.algorithm.name}.eta is a share, 0 to 1, with the kernel cps; got {settings.eta}"
         )
+
+
+def ahead(config) -> None:
+    """A rollout can be drawn ahead where nothing but the parameters decides about it."""
+    if not config.train.async_steps:
+        return
+    made = algorithms.make(config)
+    name = config.algorithm.name
+    if made.follow or made.chooser:
+        why = "keeps a sampling policy of its own" if made.follow else "chooses prompts by what was drawn before"
+        raise UserError(f"config.train.async_steps=1 does not go with {name}, which {why}; set it to 0")
 
 
 def chunks(config) -> None:

@@ -27,17 +27,18 @@ from mvgrpo_jax.parallel import rules
 class Updater:
     """Everything static about an update.
 
-    follows: whether a sampling policy beside the trained one is kept. ema(step) -> decay of the weight average, None for no
-    average. view_chunk, prompt_chunk, state_chunk: how many views, prompts and states a microbatch holds (0: all).
-    minibatches: parts of the prompts that get an optimiser step each; per_step: an optimiser step after each block too.
-    spread_views: whether the devices that share a prompt split its views among them, whose number must divide; else they split
-    its states.
+    follows: whether a sampling policy beside the trained one is kept; lags: whether that is the trained one of an update ago.
+    ema(step) -> decay of the weight average, None for no average. view_chunk, prompt_chunk, state_chunk: how many views,
+    prompts and states a microbatch holds (0: all). minibatches: parts of the prompts that get an optimiser step each; per_step:
+    an optimiser step after each block too. spread_views: whether the devices that share a prompt split its views among them,
+    whose number must divide; else they split its states.
     """
 
     policy: Policy
     objective: Objective
     optimizer: optax.GradientTransformation
     follows: bool = False
+    lags: bool = False
     ema: Callable[[jax.Array], jax.Array] | None = None
     view_chunk: int = 0
     prompt_chunk: int = 0
@@ -52,7 +53,7 @@ class Updater:
         def copy():
             return jax.tree.map(jnp.copy, masters_of(opt_state, params))
 
-        old = copy() if self.follows else None
+        old = copy() if self.follows else jax.tree.map(jnp.copy, params) if self.lags else None
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, copy() if self.ema else None, old)
 
     def field(self, params, condition: Condition):

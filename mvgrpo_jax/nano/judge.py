@@ -32,6 +32,6 @@ class SceneReward:
             )
         out = np.zeros((len(images), len(captions[0])), np.float32)
         for i, (image, texts) in enumerate(zip(as_float(images), captions)):
-            reading = vision.look(image)
-            out[i] = [0.0 if text is None else score_reading(reading, read(text))[0] for text in texts]
+            reading, known = vision.look(image), {}
+            out[i] = [0.0 if text is None else score_reading(reading, read(text), known)[0] for text in texts]
         return Judgement(out)

@@ -111,3 +111,9 @@ def from_chief(make: Callable[[], Any], like: Any) -> Any:
     decide(lambda: made.append(make()))
     trees = made or [jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), like)]
     return jax.tree.map(np.asarray, multihost_utils.broadcast_one_to_all(trees[0]))
+
+
+def say(text: str) -> None:
+    """Prints once, however many processes there are."""
+    if is_chief():
+        print(text)

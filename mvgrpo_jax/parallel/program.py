@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 # (name, weak reference to an array) of the newest calls: a program may fail long after its call has returned.
 _calls: collections.deque[tuple[str, weakref.ref]] = collections.deque(maxlen=32)
+
+# Told of every call: (name, when it was made, an array of its result), the array that is smallest.
+Observer = Callable[[str, float, jax.Array], None]
+_observers: list[Observer] = []
+
+
+@contextlib.contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Tells an observer of the calls of all programs meanwhile."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 class Program:
@@ -28,13 +44,17 @@ class Program:
         self.lower, self._cache_size = self._jitted.lower, self._jitted._cache_size
 
     def __call__(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
         try:
             result = self._jitted(*arguments)
         except jax.errors.JaxRuntimeError as error:
             error.program = self.name
             raise
-        if isinstance(first := jax.tree.leaves(result)[0], jax.Array):
-            _calls.append((self.name, weakref.ref(first)))
+        leaves = jax.tree.leaves(result)
+        if isinstance(leaves[0], jax.Array):
+            _calls.append((self.name, weakref.ref(leaves[0])))
+            for observer in _observers:
+                observer(self.name, began, min(reversed(leaves), key=lambda leaf: leaf.size))
         return result
 
 

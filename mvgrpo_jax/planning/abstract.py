@@ -136,7 +136,12 @@ class AbstractRun:
     def calls(self) -> dict[str, Call]:
         """Every program of a run, in order: an iteration's, then an evaluation's. To be called under the mesh."""
         drawn, transitions, pictures = self._sampling()
-        return drawn | self._judging(transitions, pictures) | self._updating(transitions) | self._evaluation()
+        calls = drawn | self._judging(transitions, pictures) | self._updating(transitions) | self._evaluation()
+        if not self.config.train.async_steps:
+            return calls
+        # Of two rollouts one is always drawn and not yet trained on.
+        ahead = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), (transitions, pictures))
+        return {name: call._replace(beside=(*call.beside, ahead)) for name, call in calls.items()}
 
     def _sampling(self) -> tuple[dict[str, Call], Any, list]:
         """Text, rollout and decoding, in one program each or branch by branch; the transitions, and the branches' pictures."""
@@ -218,6 +223,8 @@ class AbstractRun:
             calls["old_densities"] = Call(1, programs.old_densities, (self._policy, batch), (trajectory,))
             old = jax.eval_shape(programs.old_densities, self._policy, batch)
             batch = batch._replace(old=placed(old, programs.of_views))
+        if config.train.async_steps:
+            calls["remember"] = Call(1, programs.remember, (self.state,), (batch, trajectory))
         arguments = (self.state, self.reference, batch, self.frozen)
         calls["update"] = Call(config.train.passes, programs.update, arguments, (trajectory,))
         if algorithm.follow:

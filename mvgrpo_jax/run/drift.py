@@ -23,7 +23,7 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.prompts import stream
 from mvgrpo_jax.run import trained
 from mvgrpo_jax.run.build import Run, build
-from mvgrpo_jax.run.iteration import begin_captions, draw
+from mvgrpo_jax.run.drawing import Begun, begin_captions, draw, hand_over
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.programs import sampler_of
 
@@ -54,7 +54,8 @@ def collect(run: Run, params, pairs: int, offline: FileEnhancer | None, views: i
         condition = run.text.encode_prompts(prompts)
         shift = programs.algorithm.schedule(iteration).shift
         session = begin_captions(run, iteration, prompts)
-        trajectory, _ = draw(run, iteration, params, condition, session, prompts, Clock(), shift)
+        trajectory, decoded = draw(run, iteration, params, condition, Clock(), shift)
+        hand_over(run, iteration, Begun(prompts, trajectory, decoded, session), Clock())
         base = [[[p] * graph.branches for p in prompts]]
         online = enhancers.collect(session, graph.branches)
         texts = {"online": online, "unrelated": [view[1:] + view[:1] for view in online]}

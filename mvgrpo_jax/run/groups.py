@@ -10,7 +10,8 @@ import numpy as np
 
 from mvgrpo_jax.rewards.means import mean
 from mvgrpo_jax.run import pictures
-from mvgrpo_jax.run.iteration import Samples, Scores, Views
+from mvgrpo_jax.run.drawing import Samples
+from mvgrpo_jax.run.iteration import Scores, Views
 
 
 def draw(path: Path, number: int, samples: Samples, views: Views, scores: Scores) -> None:

@@ -1,10 +1,9 @@
-"""The stages of one iteration, called one after another: sample, judge, make_batch, update, summarise."""
+"""The stages of one iteration, called one after another: sample (drawing.py), judge, make_batch, update, summarise."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -12,29 +11,14 @@ import numpy as np
 from mvgrpo_jax.core.advantages import is_flat
 from mvgrpo_jax.core.objectives import view_weights
 from mvgrpo_jax.core.policy import assemble
-from mvgrpo_jax.core.structs import Batch, Captions, Condition, TrainState, Trajectory
-from mvgrpo_jax.enhancers import Session
-from mvgrpo_jax.errors import Outage, UserError
-from mvgrpo_jax.models.module import Params
-from mvgrpo_jax.parallel.hosts import decide
-from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.core.structs import Batch, Captions, TrainState
+from mvgrpo_jax.errors import Outage
 from mvgrpo_jax.rewards.means import deviations, mean
 from mvgrpo_jax.run.build import Run
+from mvgrpo_jax.run.drawing import Samples
 from mvgrpo_jax.run.metrics import Clock
-from mvgrpo_jax.run.painting import ROLLOUT_NOISE, ROLLOUT_STEPS, SELECTION
+from mvgrpo_jax.run.painting import SELECTION
 from mvgrpo_jax.run.programs import needs_old, sampler_of
-
-
-class Samples(NamedTuple):
-    """What an iteration draws. prompts: those of its pictures, P of them. pictures: uint8 [P, S, H, W, 3] of each of R
-    branches, on the devices that made them. session: the captions that were asked for meanwhile, None without an enhancer.
-    memory: what a chooser of prompts remembers now."""
-
-    prompts: list[str]
-    trajectory: Trajectory
-    pictures: list[Owned]
-    session: Session | None
-    memory: Any = None
 
 
 class Views(NamedTuple):
@@ -63,103 +47,6 @@ class Scores(NamedTuple):
     waited: float
 
 
-def sample(run: Run, iteration: int, params: Params, prompts: list[str], memory: Any, clock: Clock) -> Samples:
-    """Draws the pictures of an iteration under the sampling policy's parameters."""
-    with clock("text"):
-        condition = run.text.encode_prompts(prompts)
-    if run.programs.algorithm.chooser:
-        return _choose(run, iteration, params, condition, prompts, memory, clock)
-    session = begin_captions(run, iteration, prompts)
-    shift = run.programs.algorithm.schedule(iteration).shift
-    trajectory, pictures = draw(run, iteration, params, condition, session, prompts, clock, shift)
-    return Samples(prompts, trajectory, pictures, session, memory)
-
-
-def begin_captions(run: Run, iteration: int, prompts: list[str]) -> Session | None:
-    """Opens an iteration's session of captions, None without an enhancer."""
-    graph = run.programs.algorithm.graph
-    return run.enhancer.begin(iteration, prompts, graph.branches, graph.pictures) if run.enhancer else None
-
-
-def draw(
-    run: Run,
-    iteration: int,
-    params: Params,
-    condition: Condition,
-    session: Session | None,
-    prompts: list[str],
-    clock: Clock,
-    shift: int = 0,
-) -> tuple[Trajectory, list[Owned]]:
-    """A rollout and the pictures of its branches, which the session gets too.
-
-    Overlapped, every branch is finished and decoded by itself, the shortest first: the session has the pictures of one while
-    the device works on the next.
-    """
-    programs = run.programs
-    keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
-    if not run.overlap:
-        with clock("rollout"):
-            trajectory, _ = programs.rollout(params, condition, *keys, shift)
-            decoded = _decode(run, trajectory.x0)
-            jax.block_until_ready(trajectory.x0)
-        with clock("decode"):
-            return trajectory, _hand_over(run, decoded, session, prompts, iteration)
-    with clock("rollout"):
-        trajectory, _ = programs.anchor(params, condition, *keys, shift)
-        ends, decoded = {}, {}
-        for branch in reversed(range(programs.algorithm.graph.branches)):
-            ends[branch] = programs.tail(branch)(params, condition, trajectory.x0)
-            decoded[branch] = programs.decode(run.pipeline.params["vae"], ends[branch])
-        x0 = programs.join([ends[branch] for branch in sorted(ends)])
-        return trajectory._replace(x0=x0), _hand_over(run, decoded, session, prompts, iteration)
-
-
-def _decode(run: Run, x0: jax.Array) -> dict[int, tuple[jax.Array, jax.Array]]:
-    """Of each branch its pictures and whether they are finite; x0: latents [P, R, S, L, C]."""
-    programs, decoder = run.programs, run.pipeline.params["vae"]
-    return {branch: programs.decode(decoder, programs.branch(x0, branch)) for branch in range(x0.shape[1])}
-
-
-def _hand_over(run: Run, decoded: dict, session: Session | None, prompts: list[str], iteration: int) -> list[Owned]:
-    """Waits for the pictures of each branch in the order in which they are decoded, and gives the session those of this process
-    before the next branch's are there. UserError for pictures that are not finite."""
-    pictures = {}
-    for branch, (images, _) in decoded.items():
-        pictures[branch] = Owned(images, run.programs.algorithm.graph.pictures)
-        if session:
-            session.add(branch, pictures[branch].mine)
-    for _, finite in decoded.values():
-        require_all(np.asarray(finite), "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
-    return [pictures[branch] for branch in sorted(pictures)]
-
-
-def _choose(run: Run, iteration: int, params, condition: Condition, prompts: list[str], memory, clock: Clock) -> Samples:
-    """Anchors of all prompts, and a rollout of those that the chooser keeps. The first process decides for all."""
-    programs = run.programs
-    chooser = programs.algorithm.chooser
-    keys = programs.key(iteration, ROLLOUT_NOISE), programs.key(iteration, ROLLOUT_STEPS)
-    with clock("rollout"):
-        trajectory, end = programs.anchor(params, condition, *keys, 0)
-        images, finite = programs.decode(run.pipeline.params["vae"], end)
-        require_all(np.asarray(finite), "pictures", iteration, lambda i: f"prompt {prompts[i[0]]!r}")
-    with clock("reward"):
-        pictures = Owned(images, 1)
-        score = sum(w * run.panel.score(n, pictures, [prompts])[0, :, 0] for n, w in run.weights.items())
-        choice = lambda: [a.tolist() for a in chooser.choose(score.reshape(-1, chooser.count), memory)]
-        kept, memory = (np.asarray(a, a_type) for a, a_type in zip(decide(choice), (np.int32, np.float32)))
-    trajectory, condition = programs.keep((trajectory, condition), kept)
-    prompts = [prompts[slot * chooser.count + which] for slot, which in enumerate(kept)]
-    session = begin_captions(run, iteration, prompts)
-    with clock("rollout"):
-        x0 = programs.finish(params, condition, trajectory.x0)
-        decoded = _decode(run, x0)
-        jax.block_until_ready(x0)
-    with clock("decode"):
-        pictures = _hand_over(run, decoded, session, prompts, iteration)
-    return Samples(prompts, trajectory._replace(x0=x0), pictures, session, memory)
-
-
 def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Views, Scores]:
     """The captions, and every judge's scores under them. Judges are asked about the pictures of a branch as soon as its
     captions are there, while those of the others are awaited. A judge that does not train is asked about the prompt alone."""
@@ -167,11 +54,14 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
     for one in panel.judges.values():
         one.take_cut()  # of an evaluation
     panel.take_seconds()
-    captions, pending = {}, {}
+    captions, pending, asked_at = {}, {}, {}
     for branch in reversed(branches) if run.overlap else branches:  # as they were drawn
         with clock("enhance"):
             views = [samples.prompts, *(session.captions(branch) if session else ())]
+        if session:
+            clock.note("captions", f"branch {branch}", samples.handed_over[branch])
         captions[branch] = views
+        asked_at[branch] = time.perf_counter()
         with clock("reward"):
             for name in panel.judges:
                 asked = views if name in run.weights else views[:1]
@@ -181,7 +71,10 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
             session.finish()
     began = time.perf_counter()
     with clock("reward"):
-        found = {key: wait() for key, wait in pending.items()}
+        found = {}
+        for (name, branch), wait in pending.items():
+            found[name, branch] = wait()
+            clock.note("judges", f"{name}, branch {branch}", asked_at[branch])
         by_judge = {name: np.stack([found[name, branch] for branch in branches], axis=2) for name in panel.judges}
         panel.rest()
         for pictures in samples.pictures:
@@ -239,6 +132,8 @@ def update(run: Run, state: TrainState, batch: Batch, iteration: int) -> tuple[T
     programs = run.programs
     if needs_old(run.config, programs):
         batch = batch._replace(old=programs.old_densities(assemble(sampler_of(state), run.frozen), batch))
+    if run.config.train.async_steps:
+        state = programs.remember(state)  # the next rollout, which is under way, was begun with these parameters
     history = []
     for _ in range(run.config.train.passes):
         state, metrics = programs.update(state, run.reference, batch, run.frozen)
@@ -270,13 +165,3 @@ def summarise(run: Run, iteration: int, scores: Scores, log: dict[str, jax.Array
     if algorithm.graph.moving:
         log["rollout/shift"] = float(algorithm.schedule(iteration).shift)
     return log
-
-
-def require_all(finite: np.ndarray, what: str, iteration: int, place: Callable[[np.ndarray], str]) -> None:
-    """Stops the run at the first value that is not finite, and names its place."""
-    bad = np.argwhere(~finite)
-    if len(bad):
-        raise UserError(
-            f"iteration {iteration}: {what} not finite ({len(bad)} of {finite.size} values, the first at {place(bad[0])}); "
-            "stopped with the last checkpoint intact. Lower config.optimizer.learning_rate or look at that input"
-        )

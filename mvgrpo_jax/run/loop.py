@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 from tqdm import tqdm
 
-from mvgrpo_jax.configuration import continuation
 from mvgrpo_jax.core.policy import assemble
-from mvgrpo_jax.core.structs import TrainState
 from mvgrpo_jax.errors import Outage, Stopped, UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel import hosts
+from mvgrpo_jax.parallel.hosts import say
 from mvgrpo_jax.parallel.watch import Watch
-from mvgrpo_jax.prompts import stream, streaming
 from mvgrpo_jax.rewards.means import deviations, mean
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, memory, metrics, report, stops, trackers
+from mvgrpo_jax.run import checkpoint, drawing, evaluation, export, groups, memory, metrics, report, stops, timeline, trackers
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.budget import Budget
@@ -32,34 +28,9 @@ from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
 from mvgrpo_jax.run.profile import Profile
 from mvgrpo_jax.run.programs import averaged, sampler_of
+from mvgrpo_jax.run.progress import Progress, begin
 from mvgrpo_jax.run.trackers import Trackers
 from mvgrpo_jax.storage import place
-
-
-@dataclasses.dataclass
-class Progress:
-    """What changes as a run goes on. done: finished iterations. batches: the prompts' iterator; prompts: a digest of what it
-    draws from. memory: of a chooser of prompts. judged: the settings of the evaluations, of which best is the highest score so
-    far."""
-
-    done: int
-    state: TrainState
-    batches: Any
-    prompts: str
-    memory: np.ndarray | None
-    judged: dict[str, Any]
-    best: float = -math.inf
-
-    def cursor(self) -> dict:
-        """What a checkpoint holds beside the state."""
-        memory = None if self.memory is None else np.asarray(self.memory).tolist()
-        return {
-            "stream": self.batches.get_state(),
-            "prompts": self.prompts,
-            "best": self.best if math.isfinite(self.best) else None,
-            "judged": self.judged,
-            "memory": memory,
-        }
 
 
 def train(config, workdir: str | Path) -> Path:
@@ -99,37 +70,6 @@ def dry_run(config) -> str:
     return outlined.describe()
 
 
-def begin(run: Run, initial: Params, workdir: Path) -> Progress:
-    """The newest checkpoint's progress, or a fresh one that starts from `initial`."""
-    config, programs = run.config, run.programs
-    chooser, prompts = programs.algorithm.chooser, streaming.digest(run.prompts)
-    if len(set(hosts.exchange(prompts))) > 1:
-        raise UserError(
-            f"the processes of this run read different prompts from {config.prompts.train}; give all of them the same files, "
-            "on a disk that they share or copied anew"
-        )
-    batches = stream(run.prompts, config.prompts_per_iteration * (chooser.count if chooser else 1), config.seed, run.shares)
-    store = checkpoint.Checkpoints(workdir, config.checkpoint.keep)
-    judged = continuation.evaluation(json.loads(config.to_json_best_effort()))
-    shapes = jax.eval_shape(programs.updater.init, initial)
-    found = store.last.newest(checkpoint.abstract(shapes, programs.state_shardings), discard=True)
-    kept = hosts.decide(store.best.steps)
-    store.close()
-    if not found:
-        return Progress(0, programs.init(initial), batches, prompts, chooser.memory if chooser else None, judged)
-    done, state, cursor = found
-    if cursor.get("prompts", prompts) != prompts:  # checkpoints of earlier versions do not say
-        raise UserError(
-            f"the prompts of {config.prompts.train} are not those that the run in {workdir} began with: a file changed, and "
-            "the order in which they are drawn means nothing for others. Put the file back, or start in a new workdir"
-        )
-    batches.set_state(cursor["stream"])
-    memory = None if cursor["memory"] is None else np.asarray(cursor["memory"], np.float32)
-    comparable = kept and cursor["best"] is not None and cursor["judged"] == judged
-    say(f"going on from iteration {done}")
-    return Progress(done, state, batches, prompts, memory, judged, cursor["best"] if comparable else -math.inf)
-
-
 class Job(NamedTuple):
     """What a run has to do with the job that it is. asked(): whether it is to stop at this boundary between stages, the same
     answer in every process; announce(stage) is called at each boundary; still_ours(): UserError when another job has taken the
@@ -138,6 +78,13 @@ class Job(NamedTuple):
     asked: Callable[[], bool]
     announce: Callable[[str], None]
     still_ours: Callable[[], None]
+
+
+class Ahead(NamedTuple):
+    """Samples that were drawn before their iteration, and the cursor from which they can be drawn again."""
+
+    cursor: dict
+    samples: drawing.Samples
 
 
 class Loop:
@@ -149,9 +96,12 @@ class Loop:
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
         self.aside = Aside()
         self.writer, self.trackers = metrics.Writer(workdir, progress.done), tracked
-        self.profile = Profile(run.config.profile, workdir)
-        # (iteration, updates' metrics, log) that are written once the next iteration is under way
-        self.pending: tuple[int, list[dict], dict[str, float]] | None = None
+        self.profile, self.timeline = Profile(run.config.profile, workdir), timeline.Timeline()
+        self.keeper = timeline.Keeper(workdir, progress.done)
+        self.began = time.perf_counter()  # the iteration under way
+        # (iteration, its beginning, updates' metrics, log) that are written once the next iteration is under way
+        self.pending: tuple[int, float, list[dict], dict[str, float]] | None = None
+        self.ahead: Ahead | None = None
 
     def run_to_the_end(self) -> Path:
         """Returns the folder of the trained weights."""
@@ -159,11 +109,12 @@ class Loop:
         chief, name, span = hosts.is_chief(), config.algorithm.name, range(progress.done, config.iterations)
         self.bar = tqdm(span, initial=progress.done, total=config.iterations, desc=name, disable=not chief)
         try:
-            for number in self.bar:
-                with self.profile.iteration(number):
-                    self.iterate(number)
-                self.profile.after(number, progress.state)
-            return self.finish()
+            with self.timeline:
+                for number in self.bar:
+                    with self.profile.iteration(number):
+                        self.iterate(number)
+                    self.profile.after(number, progress.state)
+                return self.finish()
         except (Outage, Stopped):
             self.save_unfinished()
             self.aside.close()
@@ -183,15 +134,17 @@ class Loop:
     def iterate(self, number: int) -> None:
         """One iteration, with the evaluation before it and the checkpoint after it where they are due."""
         run, progress, every = self.run, self.progress, self.run.config
-        clock, began = Clock(), time.perf_counter()
-        scores, self.cursor = {}, progress.cursor()
+        clock, began = Clock(self.timeline), time.perf_counter()
+        self.began, scores, self.cursor = began, {}, self.here()
         if due(number, every.eval.every):
             scores = self.evaluate(number, clock)
-        self.cursor = progress.cursor()
+        self.cursor = self.here()
         self.enter(number, "sample")
-        prompts = [str(p) for p in next(progress.batches)]
-        params = assemble(sampler_of(progress.state), run.frozen)
-        samples = stages.sample(run, number, params, prompts, progress.memory, clock)
+        if not self.ahead:
+            self.ahead = Ahead(self.cursor, drawing.hand_over(run, number, self.draw(number, clock), clock))
+        samples, self.ahead, begun = self.ahead.samples, None, None
+        if every.train.async_steps and number + 1 < every.iterations:
+            cursor, begun = progress.cursor(), self.draw(number + 1, clock, progress.state.params)
         self.enter(number, "judge")
         views, judged = stages.judge(run, number, samples, clock)
         self.enter(number, "update")
@@ -200,6 +153,8 @@ class Loop:
         with jax.profiler.TraceAnnotation("update"):
             progress.state, history = stages.update(run, progress.state, batch, number)
         progress.memory, progress.done = samples.memory, number + 1
+        if begun:  # the update waits behind it: who describes the pictures has as long as both take
+            self.ahead = Ahead(cursor, drawing.hand_over(run, number + 1, begun, clock))
         self.flush()
         log = stages.summarise(run, number, judged, log)
         if due(number, every.log.images_every) and hosts.is_chief():
@@ -207,8 +162,19 @@ class Loop:
         spent = time.perf_counter() - began
         log |= scores | clock.spent | {"time/iteration": spent} | memory.high_water()
         log |= self.budget.speed(spent - clock.spent.get("time/eval", 0.0), list(run.mesh.devices.flat))
-        self.pending = (number, history, log)
+        self.pending = (number, began, history, log)
         self.save_if_due()
+
+    def draw(self, number: int, clock: Clock, params: Params | None = None) -> drawing.Begun:
+        """Begins the next rollout, with the sampling policy's parameters or with others."""
+        run, progress = self.run, self.progress
+        prompts = [str(p) for p in next(progress.batches)]
+        params = assemble(sampler_of(progress.state) if params is None else params, run.frozen)
+        return drawing.begin(run, number, params, prompts, progress.memory, clock)
+
+    def here(self) -> dict:
+        """The cursor from which a run goes on here: a rollout that was drawn ahead is drawn again."""
+        return self.ahead.cursor | {"best": self.progress.cursor()["best"]} if self.ahead else self.progress.cursor()
 
     def save_if_due(self) -> None:
         """A checkpoint where one is due."""
@@ -217,7 +183,7 @@ class Loop:
         if due(done, config.checkpoint.every) or done == config.iterations:
             self.flush()  # a state whose update failed is never saved
             self.job.still_ours()
-            self.store.save(done, self.progress.state, self.progress.cursor())
+            self.store.save(done, self.progress.state, self.here())
             if config.export.at_checkpoints and done < config.iterations:
                 self.export(done, self.workdir / "exports" / f"{done:06d}")
 
@@ -233,9 +199,14 @@ class Loop:
         """Writes the metrics of the iteration before, now that its update is surely done or the next one is under way."""
         if not self.pending:
             return
-        number, history, log = self.pending
+        number, began, history, log = self.pending
         self.pending = None
         values = finish_metrics(number, history, log)
+        ended = self.began if self.began > began else time.perf_counter()
+        if "time/eval" not in values:
+            values["time/idle"] = self.timeline.idle(began, ended)
+        if number and due(number - 1, self.run.config.log.images_every) and hosts.is_chief():  # evaluations are elsewhere
+            self.keeper.write(number, self.timeline.between(began, ended), began, ended)
         self.write(number, values)
         shown = {k.removeprefix("reward/"): f"{v:.4f}" for k, v in values.items() if k.startswith("reward/")}
         if values.get("enhancer/wait_s", 0.0) >= 0.05:
@@ -288,6 +259,7 @@ class Loop:
         self.store.wait()
         self.store.close()
         self.writer.close()
+        self.keeper.close()
         self.trackers.close()
         folder = self.export(last, workdir)
         if hosts.is_chief():
@@ -318,9 +290,3 @@ def finish_metrics(number: int, history: list[dict], log: dict) -> dict[str, flo
     if "ratio/min" in last:
         last["ratio/first_update_error"] = max(abs(values[0]["ratio/min"] - 1), abs(values[0]["ratio/max"] - 1))
     return log | last
-
-
-def say(text: str) -> None:
-    """Prints once, however many processes there are."""
-    if hosts.is_chief():
-        print(text)

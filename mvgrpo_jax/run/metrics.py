@@ -13,6 +13,7 @@ import jax
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.parallel.hosts import is_chief
 from mvgrpo_jax.run import lines
+from mvgrpo_jax.run.timeline import Timeline
 from mvgrpo_jax.storage import place
 
 
@@ -34,10 +35,11 @@ TRACED = {"enhance": "caption", "reward": "judge", "eval": "evaluate"}
 
 
 class Clock:
-    """Seconds spent in each stage of an iteration; a trace of the iteration shows the stages."""
+    """Seconds spent in each stage of an iteration; a trace of the iteration shows the stages, and so does a timeline."""
 
-    def __init__(self):
+    def __init__(self, timeline: Timeline | None = None):
         self.spent: dict[str, float] = {}
+        self.timeline = timeline
 
     @contextlib.contextmanager
     def __call__(self, stage: str):
@@ -45,6 +47,12 @@ class Clock:
         with jax.profiler.TraceAnnotation(TRACED.get(stage, stage)):
             yield
         self.spent[f"time/{stage}"] = self.spent.get(f"time/{stage}", 0.0) + time.perf_counter() - start
+        self.note("host", TRACED.get(stage, stage), start)
+
+    def note(self, line: str, name: str, start: float) -> None:
+        """For the timeline: something that began at `start` and ends now."""
+        if self.timeline:
+            self.timeline.note(line, name, start)
 
 
 class Writer:

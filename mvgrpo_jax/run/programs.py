@@ -34,11 +34,11 @@ def network_options(config, platform: str) -> dict:
 
 
 def needs_old(config, programs: Programs) -> bool:
-    """Whether ratios compare with densities kept from before the updates: with one optimiser step a rollout the trained
-    policy's own are the same, and nothing is kept."""
+    """Whether ratios compare with densities kept from before the updates: with one optimiser step a rollout that the trained
+    policy drew itself, its own are the same, and nothing is kept."""
     t = config.train
     several = t.passes > 1 or t.minibatches > 1 or programs.updater.per_step
-    return several and programs.algorithm.objective.density is not None
+    return (several or t.async_steps > 0) and programs.algorithm.objective.density is not None
 
 
 def sampler_of(state: TrainState) -> dict:
@@ -89,6 +89,7 @@ class Programs(Painting):
             algorithm.objective,
             optimizer,
             follows=algorithm.follow is not None,
+            lags=t.async_steps > 0,
             ema=optim.average(config.ema),
             view_chunk=t.view_chunk,
             prompt_chunk=t.prompt_chunk,
@@ -210,6 +211,15 @@ class Programs(Painting):
 
         shardings = (self.place("prompts"), self.of_views, self.of_views, self.replicated)
         return Program("select", run, static_argnums=5, out_shardings=shardings)
+
+    @cached_property
+    def remember(self):
+        """TrainState (donated) -> TrainState whose sampling policy is the trained one."""
+
+        def run(state: TrainState) -> TrainState:
+            return state._replace(old=jax.tree.map(jnp.copy, state.params))
+
+        return Program("remember", run, "update", donate_argnums=0, out_shardings=self.state_shardings)
 
     @cached_property
     def follow(self):

@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 
 from mvgrpo_jax.convert.files import atomic
-from mvgrpo_jax.run import curves, metrics, page, pictures
+from mvgrpo_jax.run import curves, metrics, page, pictures, timeline
 
 PAGE = jinja2.Template(
     page.HEAD
@@ -24,6 +24,9 @@ PAGE = jinja2.Template(
     + """{% for r in runs %}{% if r.sheet %}<h2>{{ r.name }}: before and after</h2>
 <p>The same held-out prompts and the same noise.</p>
 <img class="wide" src="data:image/png;base64,{{ r.sheet }}" alt="before and after">{% endif %}{% endfor %}
+{% for r in runs %}{% if r.timeline %}<h2>{{ r.name }}: who works when</h2>
+<p>Iteration {{ r.timeline.iteration }}, whose devices had nothing to do for {{ r.timeline.idle }} of it.</p>
+<img class="wide" src="data:image/png;base64,{{ r.timeline.data }}" alt="timeline of an iteration">{% endif %}{% endfor %}
 {% for r in runs %}{% if r.captions %}<h2>{{ r.name }}: captions of iteration {{ r.captions.iteration }}</h2>
 <table class="text"><tr><th>prompt</th><th>caption</th><th>mean reward of the group</th></tr>
 {% for c in r.captions.captions %}<tr><td>{{ c.prompt }}</td><td>{{ c.caption or '(missing)' }}</td>
@@ -59,6 +62,21 @@ def last_captions(workdir: Path, count: int = 60) -> dict | None:
     return item | {"captions": sorted(first, key=lambda c: c["prompt"])[:count]} if first else None
 
 
+def last_timeline(workdir: Path, rows: list[dict]) -> dict | None:
+    """The newest iteration whose timeline was kept, and that has nothing of an evaluation in it if there is one."""
+    idle = {row["iteration"]: row["time/idle"] for row in rows if row.get("time/idle") is not None}
+    kept = timeline.read(workdir)
+    found = ([row for row in kept if row["iteration"] in idle and row["iteration"]] or kept or [None])[-1]
+    if found is None:
+        return None
+    share = idle.get(found["iteration"])
+    return {
+        "iteration": found["iteration"],
+        "idle": "an unknown share" if share is None else f"{100 * share:.0f} %",
+        "data": page.embedded(timeline.draw(found)),
+    }
+
+
 def write(workdirs: list[Path], out: Path | None = None) -> Path:
     """Writes report.html into the first workdir (or to `out`) and returns its path. UserError without metrics."""
     runs = {name: metrics.read(w) for name, w in zip(page.names(workdirs), workdirs)}
@@ -77,6 +95,7 @@ def write(workdirs: list[Path], out: Path | None = None) -> Path:
                 "sheet": page.embedded(sheet.read_bytes()) if sheet else None,
                 "config": config.read_text() if config.exists() else "",
                 "captions": last_captions(workdir),
+                "timeline": last_timeline(workdir, rows),
             }
         )
     judges = sorted({j for item in items for j in item["ends"]})

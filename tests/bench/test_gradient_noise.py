@@ -45,12 +45,13 @@ def test_halves_and_views_add_up_to_the_updates_gradient():
     prompts = [str(p) for p in next(batches.prompts)]
     made = batches.make(0, prompts)
     assert made["gradients"].shape[:2] == (2, 3) and made["scores"].shape[0] == 3
+    from mvgrpo_jax.run import drawing
     from mvgrpo_jax.run import iteration as stages
     from mvgrpo_jax.run.metrics import Clock
 
     run, clock = batches.run, Clock()
     with jax.set_mesh(run.mesh):
-        samples = stages.sample(run, 0, batches.params, prompts, None, clock)
+        samples = drawing.sample(run, 0, batches.params, prompts, None, clock)
         batch, _ = stages.make_batch(run, 0, samples, *stages.judge(run, 0, samples, clock), clock)
         even = batch._replace(weight=jnp.ones_like(batch.weight))
         whole = np.asarray(batches.gradient(batches.params, even))

@@ -15,7 +15,7 @@ from mvgrpo_jax.core.structs import Condition
 from mvgrpo_jax.prompts import load_prompts, stream
 from mvgrpo_jax.run import drift
 from mvgrpo_jax.run.build import build
-from mvgrpo_jax.run.iteration import draw
+from mvgrpo_jax.run.drawing import draw
 from mvgrpo_jax.run.metrics import Clock
 from tests.runs import small_config
 
@@ -62,7 +62,7 @@ def test_the_drift_is_the_difference_of_log_densities(tmp_path):
     with jax.set_mesh(run.mesh):
         prompts = [str(p) for p in next(stream(run.prompts, config.prompts_per_iteration, config.seed))]
         condition = run.text.encode_prompts(prompts)
-        trajectory, pictures = draw(run, 0, initial, condition, None, prompts, Clock())
+        trajectory, _ = draw(run, 0, initial, condition, Clock())
         t = trajectory.transitions
         captions = [[[p] * 2 for p in prompts], [["a red circle", None], ["a blue square"] * 2]]
         got = drift.drifts(run, initial, t, captions)

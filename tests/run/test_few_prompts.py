@@ -8,6 +8,7 @@ import pytest
 
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.run import drawing
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run import programs as programs_of_run
 from mvgrpo_jax.run.build import build
@@ -30,7 +31,7 @@ def one_iteration(judged=None, **mesh):
         before = run.programs.init(initial)
         prompts = run.prompts[: config.prompts_per_iteration]
         clock = Clock()
-        samples = stages.sample(run, 0, assemble(before.params, run.frozen), prompts, None, clock)
+        samples = drawing.sample(run, 0, assemble(before.params, run.frozen), prompts, None, clock)
         views, scores = stages.judge(run, 0, samples, clock)
 
         batch, _ = stages.make_batch(run, 0, samples, views, judged or scores, clock)

@@ -8,6 +8,7 @@ import pytest
 from configs import flux_nano
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.prompts import stream
+from mvgrpo_jax.run import drawing
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.build import build
 from mvgrpo_jax.run.metrics import Clock
@@ -55,7 +56,7 @@ def one_iteration(config) -> dict[str, float]:
     with jax.set_mesh(run.mesh):
         state = run.programs.init(initial)
         prompts = [str(p) for p in next(batches)]
-        samples = stages.sample(run, 0, assemble(sampler_of(state), run.frozen), prompts, None, clock)
+        samples = drawing.sample(run, 0, assemble(sampler_of(state), run.frozen), prompts, None, clock)
         views, scores = stages.judge(run, 0, samples, clock)
 
         batch, _ = stages.make_batch(run, 0, samples, views, scores, clock)

@@ -20,6 +20,7 @@ import numpy as np
 from mvgrpo_jax.enhancers.online import OnlineSession
 from mvgrpo_jax.nano.captioner import EmbeddedCaptioner
 from mvgrpo_jax.parallel.owned import Owned
+from mvgrpo_jax.run import drawing
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.build import build
 from mvgrpo_jax.run.metrics import Clock
@@ -51,7 +52,7 @@ with jax.set_mesh(run.mesh):
     state = run.programs.init(initial)
     run.evaluation.run(state.params, run.pipeline.params["vae"])
     events.clear()
-    samples = stages.sample(run, 0, state.params, run.prompts[:2], None, clock)
+    samples = drawing.sample(run, 0, state.params, run.prompts[:2], None, clock)
     views, scores = stages.judge(run, 0, samples, clock)
     order = list(events)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mvgrpo_jax.errors import Stopped, UserError, status
-from mvgrpo_jax.run import build, iteration, loop, stops, trackers
+from mvgrpo_jax.run import build, drawing, iteration, loop, stops, trackers
 from mvgrpo_jax.run.trackers.folder import Folder
 from tests.processes import ROOT
 from tests.run.trackers.jobs import Fake
@@ -54,9 +54,9 @@ def test_a_run_stopped_in_every_stage_ends_as_one_that_was_not(tmp_path, monkeyp
     go(tmp_path / "whole")
     stopped = tmp_path / "stopped"
     for place, stage, call, said in (
-        (iteration, "sample", 1, "iteration 0, judge; 0 iterations"),
+        (drawing, "hand_over", 1, "iteration 0, judge; 0 iterations"),
         (iteration, "judge", 1, "iteration 0, update; 0 iterations"),
-        (iteration, "sample", 2, "iteration 1, judge; 1 iterations"),
+        (drawing, "hand_over", 2, "iteration 1, judge; 1 iterations"),
         (iteration, "update", 1, "iteration 2, evaluation; 2 iterations"),
         (run.evaluation, "run", 1, "iteration 2, evaluation; 2 iterations"),
         (iteration, "make_batch", 2, "iteration 4, evaluation; 4 iterations"),

@@ -41,38 +41,57 @@ def place_grade(row: float, column: float, stated: str) -> float:
     return float(np.clip((8.0 - distance) / 6.0, 0.0, 1.0))
 
 
-def thing_grades(component: vision.Component, thing: Thing) -> dict[str, float]:
-    """The grade of each attribute that `thing` states, for one region."""
+Grades = dict[tuple, float]  # (region, attribute, what is stated of it) -> grade
+
+
+def thing_grades(component: vision.Component, thing: Thing, known: Grades, number: int = 0) -> dict[str, float]:
+    """The grade of each attribute that `thing` states, for one region. known: of the region of this number, grades that were
+    given before; more are added."""
     grades = {}
-    if thing.shape:
-        grades["shape"] = shape_grade(component.fit, thing.shape)
-    if thing.color:
-        grades["color"] = color_grade(component.color, thing.color)
-    if thing.size:
-        grades["size"] = size_grade(component.radius(thing.shape or component.shape), thing.size)
-    if thing.place:
-        grades["place"] = place_grade(component.row, component.column, thing.place)
+    for name, stated in thing.stated().items():
+        shape = (thing.shape or component.shape) if name == "size" else None
+        key = number, name, stated, shape
+        if key not in known:
+            known[key] = _grade(component, name, stated, shape)
+        grades[name] = known[key]
     return grades
 
 
-def score_reading(reading: vision.Reading, scene: Scene) -> tuple[float, dict[str, list[float]]]:
-    """Score of a picture already read, and the grades by attribute. A description that states nothing scores 0."""
-    things = [t if t.stated() else None for t in scene.things]
-    things = [t for t in things if t]
+def _grade(component: vision.Component, name: str, stated: str, shape: str | None) -> float:
+    if name == "shape":
+        return shape_grade(component.fit, stated)
+    if name == "color":
+        return color_grade(component.color, stated)
+    if name == "size":
+        return size_grade(component.radius(shape), stated)
+    return place_grade(component.row, component.column, stated)
+
+
+def score_reading(reading: vision.Reading, scene: Scene, known: Grades | None = None) -> tuple[float, dict[str, list[float]]]:
+    """Score of a picture already read, and the grades by attribute. A description that states nothing scores 0. known: grades
+    of this reading under other descriptions, which often state the same; more are added."""
+    things, known = [t for t in scene.things if t.stated()], {} if known is None else known
     grades: dict[str, list[float]] = {}
-    table = [[thing_grades(c, t) for c in reading.components] for t in things]
-    value = np.asarray([[sum(g.values()) for g in row] for row in table]).reshape(len(things), len(reading.components))
-    match = dict(zip(*linear_sum_assignment(-value))) if value.size else {}
+    table = [[thing_grades(c, t, known, i) for i, c in enumerate(reading.components)] for t in things]
+    value = [[sum(g.values()) for g in row] for row in table]
+    if len(things) == 1 and value[0]:
+        match = {0: value[0].index(max(value[0]))}
+    else:
+        found = np.asarray(value).reshape(len(things), len(reading.components))
+        match = dict(zip(*linear_sum_assignment(-found))) if found.size else {}
     for i, thing in enumerate(things):
         for name in thing.stated():
             grades.setdefault(name, []).append(table[i][match[i]][name] if i in match else 0.0)
     if scene.background is not None:
-        grades["background"] = [color_grade(reading.background, scene.background) * reading.clear]
+        key = None, "background", scene.background
+        if key not in known:
+            known[key] = color_grade(reading.background, scene.background) * reading.clear
+        grades["background"] = [known[key]]
     if (count := scene.implied_count()) is not None:
         found = len(reading.components)
         grades["count"] = [max(0.0, 1.0 - abs(found - count) / 2) if found else 0.0]
     flat = [g for group in grades.values() for g in group]
-    return (float(np.mean(flat)) if flat else 0.0), grades
+    return (sum(flat) / len(flat) if flat else 0.0), grades
 
 
 def score(image: np.ndarray, scene: Scene) -> float:
