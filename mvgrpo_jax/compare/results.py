@@ -1,4 +1,4 @@
-"""report.html, scores.csv and before_after.png of several runs."""
+"""report.html, scores.csv, table.md, table.tex and before_after.png of several runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
+import markupsafe
 
-from mvgrpo_jax.compare import grid, hacking, runs, scores
+from mvgrpo_jax.compare import grid, hacking, paper, runs, scores
 from mvgrpo_jax.convert.files import atomic
+from mvgrpo_jax.evaluation import table as tables
 from mvgrpo_jax.run import curves, page
 
 # Prefixes of the metrics that are drawn, a figure each, with what they are.
@@ -34,6 +36,8 @@ PAGE = jinja2.Template(
 {% endfor %}</table>
 <p>Iterations in brackets; the best is the highest evaluation of this judge alone. Behind &plusmn; the standard error over
 prompts, of differences prompt by prompt; it does not say how much another seed of training would change.</p>{% endif %}
+{% if table %}<h2>In the paper's columns</h2>
+<div class="paper">{{ table }}</div>{% endif %}
 {% if watched %}<h2>Judges that train and judges that watch</h2>
 <p>Change since the first evaluation. Trained judges that rise while held-out ones (weight 0) fall are being exploited, not
 satisfied.</p>
@@ -74,12 +78,17 @@ def write(workdirs: list[Path], out: Path) -> Comparison:
     about = None if obstacles else grid.write(found, sheet)
     if lines:
         scores.write(lines, out / "scores.csv")
+    of_paper = None if obstacles or changed else paper.table(found)
+    for name, form in (("table.md", tables.markdown), ("table.tex", tables.latex)) if of_paper else ():
+        with atomic(out / name) as part:
+            part.write_text(form(of_paper), encoding="utf-8")
     path = out / "report.html"
     shown = PAGE.render(
         title="mvgrpo_jax: " + ", ".join(rows),
         notes=notes,
         consequence="Only curves are shown." if obstacles else "Of these judges no difference between runs is shown.",
         lines=lines,
+        table=markupsafe.Markup(tables.html_table(of_paper)) if of_paper else "",
         against=found[0].name if len(found) > 1 else "",
         watched=[curves.figure(gains.run, f"In {gains.unit}.", hacking.plot(gains)) for gains in gained],
         sentences=sentences,
