@@ -12,7 +12,7 @@ import json
 import sys
 from pathlib import Path
 
-from mvgrpo_jax.configuration import arguments
+from mvgrpo_jax.configuration import arguments, flags
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.errors import reports_errors
 from mvgrpo_jax.planning import hardware
@@ -32,6 +32,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--memory", type=float, metavar="GIB", help="a program may use so much of a device (default: all but a reserve)"
     )
+    parser.add_argument(
+        "--fastest", action="store_true", help="look for the fastest setting that fits: mesh, remat, chunks of the update"
+    )
+    parser.add_argument(
+        "--margin", type=flags.level, default=0.1, help="with --fastest: share of a device's memory that stays free"
+    )
     parser.add_argument("--no-search", action="store_true", help="do not look for a setting that fits")
     options, rest = parser.parse_known_args(argv)
     chip, _, _ = hardware.parse(options.topology)
@@ -39,8 +45,15 @@ def main(argv: list[str] | None = None) -> None:
     if options.memory is not None:
         chip = hardware.with_memory(chip, options.memory)
     config = arguments.from_arguments(options.config, rest)
-    from mvgrpo_jax.planning import compilation, remedies, table
+    from mvgrpo_jax.planning import compilation, fastest, remedies, table
 
+    if options.fastest:
+        search = fastest.Search(config, options.topology, chip, options.margin, lambda text: print(text, flush=True))
+        best = search.run()
+        print(fastest.report(search.tried[0], best, search.bound))
+        if options.json:
+            options.json.write_text(json.dumps({"topology": options.topology, **fastest.facts(search)}, indent=2) + "\n")
+        sys.exit(best is None)
     costs, plan = compilation.measure(config, options.topology, tuple(options.program))
     print(table.table(costs, plan, chip))
     ok = remedies.fits(costs, chip)

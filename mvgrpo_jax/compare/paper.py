@@ -49,14 +49,10 @@ def _caption(runs: list[Compared], judges: dict[str, dict[str, Any]], placed: di
     config, iterations = runs[0].config, sorted({max(run.kept) for run in runs})
     span = f"{iterations[0]}" if len(iterations) == 1 else f"{iterations[0]} to {iterations[-1]}"
     scales = {judge: f" x {column.scale:g}" if column.scale != 1 else "" for judge, column in placed.items()}
-    return (
-        ". ".join(
-            [
-                f"{len(runs[0].prompts)} held-out prompts of {config.get('prompts.eval', 'the runs')}, one picture each from the same "
-                f"noise, {config.get('eval.steps', '?')} steps, after {span} iterations",
-                "Mean over prompts with its 95 % interval (bootstrap over prompts)",
-                "Judges: " + "; ".join(f"{c.title}{scales[j]} = {version(judges[j])}" for j, c in placed.items()),
-            ]
-        )
-        + "."
-    )
+    prompts = f"{len(runs[0].prompts)} held-out prompts of {config.get('prompts.eval', 'the runs')}"
+    sentences = [
+        f"{prompts}, one picture each from the same noise, {config.get('eval.steps', '?')} steps, after {span} iterations",
+        "Mean over prompts with its 95 % interval (bootstrap over prompts)",
+        "Judges: " + "; ".join(f"{c.title}{scales[j]} = {version(judges[j])}" for j, c in placed.items()),
+    ]
+    return ". ".join(sentences) + "."

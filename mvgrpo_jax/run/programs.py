@@ -122,7 +122,7 @@ class Programs(Painting):
         lanes, updater = rules.parts("lanes", self.mesh), self.updater
         if lanes == 1:
             return self
-        states = jax.eval_shape(lambda: self.selected(config, self.algorithm.schedule(0).stage)).transitions.x_t.shape[2]
+        states = self.states(config)
         in_a_chunk = updater.view_chunk or self.views
         idle = {n: spread.padded(n, lanes) / n for n in (in_a_chunk, updater.state_chunk or states)}
         if idle[in_a_chunk] >= idle[updater.state_chunk or states]:
@@ -130,6 +130,10 @@ class Programs(Painting):
         chunk = spread.padded(in_a_chunk, lanes)
         updater = dataclasses.replace(updater, spread_views=True, view_chunk=updater.view_chunk and chunk)
         return dataclasses.replace(self, views=spread.padded(self.views, chunk), updater=updater)
+
+    def states(self, config) -> int:
+        """M: states of a trained step, which a microbatch may cut."""
+        return jax.eval_shape(lambda: self.selected(config, self.algorithm.schedule(0).stage)).transitions.x_t.shape[2]
 
     def selected(self, config, stage) -> selection.Selection:
         """What an update trains on, for its shapes: the selection from a rollout of nothing."""
