@@ -182,9 +182,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--study", choices=list(STUDIES), action="append", help="default: all, one after the other")
+    parser.add_argument("--arm", action="append", help="only this arm of a study (may be repeated)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--report", action="store_true", help="the tables of what is done; trains nothing")
     options = parser.parse_args()
+    known = {arm for study in options.study or STUDIES for arm in STUDIES[study]}
+    if unknown := set(options.arm or ()) - known:
+        sys.exit(f"no arm {', '.join(sorted(unknown))}; there are: {', '.join(sorted(known))}")
     FACTS.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in FACTS.read_text().splitlines()] if FACTS.exists() else []
     if not options.report:
@@ -200,7 +204,7 @@ def main() -> None:
             add({"study": "before", "arm": "before", "seed": 0, "equal pictures": found})
         for study in options.study or STUDIES:
             for seed in range(options.seeds):  # every arm once, then again: what is there early can be compared
-                for arm in STUDIES[study]:
+                for arm in options.arm or STUDIES[study]:
                     if not any((r["study"], r["arm"], r["seed"]) == (study, arm, seed) for r in rows):
                         add(one(study, arm, seed, options.out, places))
     FACTS.with_suffix(".md").write_text(report(rows))

@@ -2,8 +2,8 @@
 
 python -m mvgrpo_jax.compare RUN [RUN ...] --out DIR
 
-The others are compared with the first. DIR gets report.html, which works from disk, scores.csv, before_after.png and the paper's
-table (table.md, table.tex).
+The others are compared with the first. DIR gets report.html, which works from disk, scores.csv, before_after.png and the
+paper's table (table.md, table.tex).
 """
 
 from __future__ import annotations
