@@ -79,12 +79,14 @@ class Service:
     ) -> Any:
         """What `accept(text, finish_reason)` makes of a chat completion. The rest as `request`; the settings are Settings."""
 
-        async def send(client: openai.AsyncOpenAI, seed: int) -> tuple[str, str]:
-            return content(await self.complete(client, messages, seed))
-
+        send = lambda client, seed: self.answer(client, messages, seed)
         return await self.request(
             send, lambda answer: accept(*answer), seed=seed, deadline=deadline, answers=answers, home=home
         )
+
+    async def answer(self, client: openai.AsyncOpenAI, messages: list[dict[str, Any]], seed: int) -> tuple[str, str]:
+        """The text of a chat completion by the settings, and why it ended; for `send`."""
+        return content(await self.complete(client, messages, seed))
 
     async def complete(self, client: openai.AsyncOpenAI, messages: list[dict[str, Any]], seed: int, **fields: Any) -> Any:
         """A chat completion by the settings, with further fields of the request; for `send`."""

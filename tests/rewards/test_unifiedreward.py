@@ -156,3 +156,18 @@ def test_another_question_and_what_cannot_be(tmp_path):
             rewards.make("unifiedreward", options)
     with pytest.raises(UserError, match="a judge was given pictures"):
         asked(ANSWER, images=np.zeros((2, 8, 8, 4), np.uint8))
+
+
+def test_three_columns_ask_for_one_answer():
+    """Alignment, coherence and style as judges of their own: a request for each picture and text, not three."""
+    images, captions = pictures(3, 32), [["a cat", "a dog"]] * 3
+    with FaultServer(then=says(ANSWER)) as server:
+        options = QUICK | {"endpoints": (server.url,)}
+        judges = [rewards.make("unifiedreward", options | {"use": axis}) for axis in ("alignment", "coherence", "style")]
+        pending = [judge.begin(images, captions) for judge in judges]
+        scores = [p.result().scores for p in pending]
+        for judge, score, want in zip(judges, scores, (2.694700002670288, 2.371500015258789, 2.802500009536743)):
+            np.testing.assert_allclose(score, np.full((3, 2), want), rtol=1e-6)
+            assert judge.take_log()["asked"] == 6
+            judge.close()
+        assert len(server.requests) == 6

@@ -17,7 +17,7 @@ from PIL import Image
 from mvgrpo_jax.configuration.rules import Choice, Text
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.rewards import answers, asking, texts
-from mvgrpo_jax.services import Settings
+from mvgrpo_jax.services import Settings, Shared
 from mvgrpo_jax.services.pictures import Encoding
 
 # Version -> its question, and the labels of its scores in the order of the answer.
@@ -28,6 +28,9 @@ VERSIONS = {
 }
 # (offset, divisor) of a score from 1 to 5: as it is; x / 5, as with version 1 in Flow-GRPO; in [0, 1].
 SCALES = {"points": (0.0, 1.0), "fifths": (0.0, 5.0), "unit": (1.0, 4.0)}
+
+# One answer of version 2 holds three scores, each of which may be a judge of its own.
+ANSWERS = Shared()
 
 
 @asking.takes_options(Settings, model="UnifiedReward", max_tokens=512)
@@ -49,6 +52,8 @@ class UnifiedReward(asking.Pairs):
         self.version, self.question = version, texts.read(instruction, shipped)
         self.used = tuple(self.labels) if use == "mean" or version != "v2" else (use,)
         self.offset, self.divisor = SCALES[scale]
+        s = self.settings
+        self.said = s.endpoints, s.model, s.max_tokens, s.extra, version, self.question  # what decides about an answer
 
     def prepare(self, image: np.ndarray) -> str:
         """The picture as a URL."""
@@ -66,10 +71,15 @@ class UnifiedReward(asking.Pairs):
         return (sum(scores.values()) / len(scores) - self.offset) / self.divisor
 
     async def judge(self, prepared: str, text: str, home: bytes, deadline: float) -> float:
+        messages = asking.about(prepared, texts.fill(self.question, text))
+
+        async def send(client, seed: int) -> tuple[str, str]:
+            ask = lambda: self.service.answer(client, messages, seed)
+            return await ANSWERS.get((*self.said, home, text, seed), self, ask)
+
         # The same question would get the same answer: an answer without a score is not asked for again.
-        return await self.service.ask(
-            asking.about(prepared, texts.fill(self.question, text)), self.read, deadline=deadline, answers=1, home=home
-        )
+        accept = lambda answer: self.read(*answer)
+        return await self.service.request(send, accept, deadline=deadline, answers=1, home=home)
 
 
 USES = ("mean", *VERSIONS["v2"][1])
