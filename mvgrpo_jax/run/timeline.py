@@ -112,18 +112,27 @@ def read(workdir: Path) -> list[dict]:
 
 def draw(row: dict) -> bytes:
     """A PNG of an iteration's lines."""
+    import matplotlib.patches
+
     from mvgrpo_jax.run import page
 
     found = list(dict.fromkeys([DEVICE, *(span[0] for span in row["spans"])]))
-    names = list(dict.fromkeys((line, name.split(",")[0]) for line, name, *_ in row["spans"]))
-    figure, axes = page.axes(10.8, 1.2 + 0.55 * len(found))
+    kind = lambda name: name.split(",")[0].rstrip("0123456789 ")  # of branches and of tails all alike
+    seconds: dict[str, float] = {}
+    for _, name, start, end in row["spans"]:
+        seconds[kind(name)] = seconds.get(kind(name), 0.0) + end - start
+    colors = {name: matplotlib.colormaps["tab20"](i % 20) for i, name in enumerate(sorted(seconds))}
+    figure, axes = page.axes(10.8, 1.6 + 0.55 * len(found))
     for line, name, start, end in row["spans"]:
-        color = f"C{names.index((line, name.split(',')[0])) % 10}"
-        axes.broken_barh([(start, end - start)], (found.index(line) - 0.4, 0.8), color=color, edgecolor="white", linewidth=0.4)
+        place = (found.index(line) - 0.4, 0.8)
+        axes.broken_barh([(start, end - start)], place, color=colors[kind(name)], edgecolor="white", linewidth=0.4)
         if end - start > 0.06 * row["seconds"]:
             axes.text(
                 (start + end) / 2, found.index(line), name, ha="center", va="center", fontsize=7, color="white", clip_on=True
             )
+    shown = sorted(seconds, key=seconds.get, reverse=True)[:14]
+    boxes = [matplotlib.patches.Patch(color=colors[name], label=name) for name in shown]
+    axes.legend(handles=boxes, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set(xlim=(0, row["seconds"]), xlabel="seconds", yticks=range(len(found)), yticklabels=found)
     axes.invert_yaxis()
     return page.drawn(figure)
