@@ -100,6 +100,7 @@ setup(
         "plan": PLAN,
         "serve": SERVE,
         "ocr": OCR,
+        "geneval": ["torch>=2.6", "torchvision>=0.21"],  # the detector's, on the host
         "parquet": PARQUET,
         "docs": DOCS,
         **TRACKERS,

@@ -12,10 +12,11 @@ import argparse
 import sys
 from pathlib import Path
 
+from mvgrpo_jax import rewards
 from mvgrpo_jax.console.commands import program
 from mvgrpo_jax.convert.files import write_json
 from mvgrpo_jax.errors import UserError, reports_errors
-from mvgrpo_jax.prompts import read_prompts
+from mvgrpo_jax.prompts import loading, reading
 from mvgrpo_jax.rewards import results, scoring
 
 
@@ -35,11 +36,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @reports_errors
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    prompts = options.prompt + (read_prompts(options.prompts) if options.prompts else [])
+    listed = reading.read(options.prompts) if options.prompts else []
+    prompts = options.prompt + [prompt.text for prompt in listed]
     if not prompts:
         raise UserError("no prompt: give --prompt TEXT or --prompts FILE")
     images = scoring.find_pictures(options.images)
     judges = scoring.make_judges(options.judge, options.option)
+    rewards.tell(judges, loading.records(listed))
     scores, kinds = scoring.score(judges, images, prompts, options.all_pairs)
     write_json(options.out, results.record(scores, images, prompts))
     for note in results.notes(kinds):

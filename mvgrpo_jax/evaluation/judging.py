@@ -44,6 +44,7 @@ def judge(name: str, settings: dict[str, Any], sides: list[Side], batch: int, ve
     if not any(_missing(side, book) for side, book in wanted + further):
         return 0
     made = rewards.make(name, settings)
+    rewards.tell({name: made}, sides[0].job.prompts.records)
     batch = min(batch, max(len(_missing(side, book)) for side, book in wanted + further))
     asker: OnDevices | OnHost = OnDevices(name, made, batch) if hasattr(made, "tokens") else OnHost(made, batch)
     try:

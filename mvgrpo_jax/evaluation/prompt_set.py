@@ -6,10 +6,11 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.nano.prompts import EMBEDDED, embedded_prompts
-from mvgrpo_jax.prompts import Prompt, reading
+from mvgrpo_jax.prompts import Prompt, loading, reading
 
 COUNT = 64  # of the embedded world's prompts where no number is asked for
 
@@ -17,12 +18,13 @@ COUNT = 64  # of the embedded world's prompts where no number is asked for
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
     """name: the file's, or of EMBEDDED. numbers: of each prompt in the whole set, from 0, whatever part of it is taken.
-    styles: '' where a prompt has none."""
+    styles: '' where a prompt has none. records: what the file says of prompts beside their texts, by these."""
 
     name: str
     numbers: range
     texts: tuple[str, ...]
     styles: tuple[str, ...]
+    records: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def sha256(self) -> str:
@@ -43,4 +45,5 @@ def read(source: str, first: int = 0, count: int | None = None) -> PromptSet:
         raise UserError(f"--first {first}: {source} has no prompts after it, it has {len(prompts)}")
     styles = tuple(str(prompt.metadata.get("style") or "") for prompt in chosen)
     name = source if source in EMBEDDED else Path(source).name
-    return PromptSet(name, range(first, first + len(chosen)), tuple(prompt.text for prompt in chosen), styles)
+    texts = tuple(prompt.text for prompt in chosen)
+    return PromptSet(name, range(first, first + len(chosen)), texts, styles, loading.records(chosen))

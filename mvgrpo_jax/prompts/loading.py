@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,26 @@ def read_prompts(path: str | Path) -> list[str]:
 
 
 def load_prompts(source: str, count: int, *, held_out: bool) -> list[str]:
+    """The texts of `load`."""
+    return [prompt.text for prompt in load(source, count, held_out=held_out)]
+
+
+def load(source: str, count: int, *, held_out: bool) -> list[Prompt]:
     """Prompts as they are, repeats and all, from a name of EMBEDDED (the embedded world), a file, or several joined with
     commas; at most `count` of each (0: all of a file). UserError: a negative count, weights, or as reading.read_file."""
     found = sources.parse(source)
     if any(part.weight is not None for part in found):
         raise UserError(f"prompts {source!r}: weights say how often training draws from a file; leave them out here")
-    return [prompt.text for part in found for prompt in _prompts(part.name, count, "", held_out)[0]]
+    return [prompt for part in found for prompt in _prompts(part.name, count, "", held_out)[0]]
+
+
+def records(prompts: Iterable[Prompt]) -> dict[str, dict[str, Any]]:
+    """{text: metadata} of prompts that have some; of those with one text the first one's."""
+    out: dict[str, dict[str, Any]] = {}
+    for prompt in prompts:
+        if prompt.metadata:
+            out.setdefault(prompt.text, prompt.metadata)
+    return out
 
 
 @dataclasses.dataclass(frozen=True)

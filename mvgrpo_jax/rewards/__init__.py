@@ -12,7 +12,19 @@ from mvgrpo_jax.rewards import kinds
 from mvgrpo_jax.rewards.base import DeviceJudge, HostJudge, Judge, Judgement
 from mvgrpo_jax.rewards.panel import Panel
 
-__all__ = ["DeviceJudge", "HostJudge", "Judge", "Judgement", "Panel", "Policy", "described", "kind_of", "make", "policy_of"]
+__all__ = [
+    "DeviceJudge",
+    "HostJudge",
+    "Judge",
+    "Judgement",
+    "Panel",
+    "Policy",
+    "described",
+    "kind_of",
+    "make",
+    "policy_of",
+    "tell",
+]
 
 EMBEDDED = ("clip-nano", "nano-hps")  # folders that come with the package
 
@@ -51,6 +63,13 @@ def make(name: str, options: Mapping | None = None) -> Judge:
             f"the judge {name!r} of kind {kind!r} needs {', '.join(missing)}: set config.judges.{name}.{missing[0]}"
         )
     return judge(**options)
+
+
+def tell(judges: Mapping[str, Judge], records: Mapping[str, dict]) -> None:
+    """Gives the judges that take it what is known of prompts, by their texts."""
+    for judge in judges.values():
+        if hasattr(judge, "records"):
+            judge.records = dict(records)
 
 
 def described(name: str, options: Mapping | None = None) -> Judge | None:

@@ -20,7 +20,7 @@ from mvgrpo_jax.enhancers import Enhancer
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.mesh import check_devices, seen
-from mvgrpo_jax.prompts import load_prompts, loading, streaming
+from mvgrpo_jax.prompts import loading, streaming
 from mvgrpo_jax.run import budget, export, placement
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
@@ -39,6 +39,7 @@ class Outline(NamedTuple):
     text: TextEncoder
     corpus: loading.Corpus
     held_out: list[str]
+    records: dict[str, dict[str, Any]]  # of prompts by their texts: what their files say beside
     enhancer: Enhancer | None
     budget: Budget
 
@@ -103,11 +104,13 @@ def outline(config) -> Outline:
     export.check(config)
     corpus, chooser = loading.of_config(config.prompts), programs.algorithm.chooser
     corpus.check(config.prompts_per_iteration * (chooser.count if chooser else 1))
-    held_out = load_prompts(config.prompts.eval, config.prompts.eval_count, held_out=True) if config.eval.every else []
+    held_out = loading.load(config.prompts.eval, config.prompts.eval_count, held_out=True) if config.eval.every else []
+    records = loading.records([*corpus.prompts, *held_out])
     text = TextEncoder.of(config, programs, pipeline)
     cost = budget.of(config, programs)
     enhancer = enhancers.make(config, corpus.texts, text.fit)
-    return Outline(config, mesh, reason, pipeline, programs, text, corpus, held_out, enhancer, cost)
+    texts = [prompt.text for prompt in held_out]
+    return Outline(config, mesh, reason, pipeline, programs, text, corpus, texts, records, enhancer, cost)
 
 
 def check_chunks(config, programs: Programs) -> None:
@@ -137,6 +140,7 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
     config, pipeline, programs, text = outlined.config, outlined.pipeline, outlined.programs, outlined.text
     adapters = export.starting_adapters(config, programs) if programs.lora else None
     judges = {name: rewards.make(name, dict(config.judges.get(name, {}))) for name in config.rewards}
+    rewards.tell(judges, outlined.records)
     dtypes = dict.fromkeys(pipelines.WEIGHTS, dtype_of(config.train.frozen_dtype))
     if not programs.lora:
         dtypes["transformer"] = dtype_of(config.train.param_dtype)

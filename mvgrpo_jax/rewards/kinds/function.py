@@ -2,7 +2,8 @@
 
 The function takes pictures uint8 [N, H, W, 3] and captions, N lists of V texts, and returns scores [N, V]; NaN or None where it
 cannot tell. It runs on the host of the process that has the pictures. Where a caption is missing it gets '', and that score is
-not used. Examples: rewards/examples.
+not used. One with a third parameter also gets the N prompts' metadata, a dict each: the other fields of their records in the
+file of prompts (style, tag, target, GenEval's include, ...). Examples: rewards/examples.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Function:
 
     def __init__(self, path: str):
         self.path, self.function = path, find(path)
+        self.records: dict[str, dict] = {}  # of prompts by their texts (base.HostJudge)
+        self.takes_records = _parameters(self.function) > 2
         code = getattr(inspect.unwrap(self.function), "__code__", None)
         self.file, self.line = (code.co_filename, code.co_firstlineno) if code else ("", 0)
 
@@ -39,8 +42,9 @@ class Function:
     def score(self, images: np.ndarray, captions: list[list[str | None]]) -> Judgement:
         """Of pictures [N, H, W, 3] under texts [N][V]; a score that is no finite number is not valid."""
         texts = [["" if text is None else text for text in row] for row in captions]
+        further = [[self.records.get(row[0], {}) for row in texts]] if self.takes_records else []
         try:
-            value = self.function(as_uint8(images), texts)
+            value = self.function(as_uint8(images), texts, *further)
         except UserError:
             raise
         except Exception as error:
@@ -64,6 +68,16 @@ class Function:
     def _where(self) -> str:
         """The function with its file and line."""
         return f"the function {self.path}" + (f", {self.file} line {self.line}," if self.line else "")
+
+
+def _parameters(function: Callable) -> int:
+    """How many positional ones without a default it has, as far as it tells."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # as of some that are written in C
+        return 2
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in kinds and p.default is p.empty for p in found)
 
 
 def find(path: str) -> Callable:
