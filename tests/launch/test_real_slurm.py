@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,7 @@ def interrupt(slurm, number, workdir, said, *command):
     assert state() == "RUNNING", said()[-3000:]
     slurm.say(*command)
     slurm.until(lambda: state() == "PENDING", "the requeue", 2 * GRACE)
+    time.sleep(10)  # until the node has forgotten the credential of the start before
     slurm.say("scontrol", "update", f"JobId={number}", "StartTime=now")
     slurm.until(lambda: state() == "RUNNING", "the restart", 200)
     assert int(slurm.job(number)["Restarts"]) == int(before) + 1
