@@ -9,9 +9,9 @@ A name that begins with xla_ or megascale_ is a flag of its chip's list (LIBTPU_
 Lists are printed on one line: versions of libtpu end at a backslash. A run prints what it finds at its start.
 
 Every flag was given to the compilers of jax 0.10.2 and libtpu 0.0.52, for its chip (tests/launch/test_flags.py): XLA ends the
-process at a name that it does not know, and libtpu 0.0.52 refuses some that are in wide use. Left out is what changed nothing in
-the compiled program there: the switches of asynchronous collectives and of collective fusion, on by default or, of all-gathers
-on v5p and v6e, refused. None was timed on its chip.
+process at a name that it does not know, and libtpu 0.0.52 refuses some that are in wide use. Left out are the switches of
+asynchronous collectives and of collective fusion: they left the compiled program as it was, or, fused all-gathers on v5p and
+v6e, are refused. None was timed on its chip.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ TABLE = (
         "JAX_OPTIMIZATION_LEVEL",
         "O1",
         GPUS,
-        "bundles XLA's latency-hiding scheduler, pipelined collectives and its model of NVLink and network: weights are gathered "
-        "during the layer before",
+        "XLA's latency-hiding scheduler, pipelined collectives, model of NVLink and network: weights are gathered during the "
+        "layer before",
     ),
     Flag(
         "xla_gpu_all_gather_combine_threshold_bytes",

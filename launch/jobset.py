@@ -9,7 +9,8 @@ launch/jobset.sh applies it and follows the run. What it says:
 * TPUs: a Job for each slice, a pod for each of its machines; GPUs: a Job of one pod for each node. Each Job has its domain of
   the topology alone (a node pool, a host), and all are started anew together when one of them fails.
 * A pod that ends with 1 or 2, an error or a mistake, fails the JobSet: it would end so again. All else (75 stopped and saved, a
-  pod that was evicted, a node that died) starts it again, at most --restarts times, and the run goes on from its newest checkpoint.
+  pod that was evicted, a node that died) starts it again, at most --restarts times; the run goes on from its newest
+  checkpoint.
 * SIGTERM comes --grace seconds before a pod is killed. Spot machines give less (GKE: 25 s); checkpoints bound what that loses.
 * Flags of the chip (launch/flags.py) are its environment.
 
@@ -42,7 +43,7 @@ JOB_INDEX = "metadata.annotations['jobset.sigs.k8s.io/job-index']"
 def machines(chip: str, topology: str) -> tuple[int, int]:
     """(machines of a slice, chips of each) of a topology such as 4x4x4. UserError where it is none of the chip."""
     sizes = 3 if chip == "v5p" else 2
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)" + "{%d}" % (sizes - 1), topology):
+    if not re.fullmatch("x".join([r"[1-9]\d*"] * sizes), topology):
         raise UserError(f"--topology {topology}: {chip} has {sizes} sizes, as {'x'.join(['4'] * sizes)}")
     chips = math.prod(map(int, topology.split("x")))
     if chips in ONE_MACHINE[chip]:
@@ -170,7 +171,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if min(options.slices, options.nodes, options.gpus) < 1 or min(options.restarts, options.grace, options.keep) < 0:
         raise UserError("--slices, --nodes and --gpus are at least 1; --restarts, --grace and --keep at least 0")
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", options.name):
-        raise UserError(f"--name {options.name}: expected small letters, digits and hyphens, at most 42: pods are named after it")
+        raise UserError(
+            f"--name {options.name}: expected small letters, digits and hyphens, at most 42: pods are named after it"
+        )
     return options
 
 

@@ -84,8 +84,10 @@ fi
 
 STATUS=0
 run srun "${GROUP[@]}" --kill-on-bad-exit=1 "${TRAIN[@]}" --distributed || STATUS=$?
-# 2 is a mistake and 1 an error: they would come again. 75 is a run that stopped saved, above it a process that was killed.
-if [ "$STATUS" -ge 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ]; then
-    scontrol requeue "${SLURM_JOB_ID:?}" || true # it is queued already where SLURM itself took it off its nodes
+# 2 is a mistake and 1 an error: they would come again. 75 is a run that stopped saved, above it a process that was killed. A
+# job that SLURM took off its nodes is pending already, and one that scancel ended is not to come back: neither is running.
+if [ "$STATUS" -ge 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$RESTARTS" ] &&
+    [[ $(scontrol show job "${SLURM_JOB_ID:?}" --oneliner) == *" JobState=RUNNING "* ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$STATUS"

@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from mvgrpo_jax import configuration  # noqa: E402
 from mvgrpo_jax.errors import UserError, reports_errors  # noqa: E402
 
+
 def load(path: str) -> tuple[str, list[dict]]:
     """(config path, overrides of each run). UserError unless the file is a sweep."""
     file = Path(path)

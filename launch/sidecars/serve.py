@@ -3,8 +3,8 @@
     python -m launch.sidecars.serve captioner --port 8100 [--word=--max-model-len=4096 ...] [--dry_run]
 
 The server's flags are those of compose.yaml; --word adds one, in the place of that of the same name where there is one. It
-listens on the port plus SLURM_LOCALID, to other machines, so VLLM_API_KEY must hold a key that requests bear. SIGTERM is left to
-its job: the trainer that is asked to stop needs its captions and scores first; the server ends with this process.
+listens on the port plus SLURM_LOCALID, to other machines, so VLLM_API_KEY must hold a key that requests bear. SIGTERM is left
+to its job: the trainer that is asked to stop needs its captions and scores first; the server ends with this process.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def serve(words: list[str]) -> int:
     libc = ctypes.CDLL(None)
     signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM: serving on until the job is over", flush=True))
     # A session of its own, for srun signals the group of a task.
-    server = subprocess.Popen(
-        words, start_new_session=True, preexec_fn=lambda: libc.prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    )
+    server = subprocess.Popen(words, start_new_session=True, preexec_fn=lambda: libc.prctl(DIE_WITH_PARENT, signal.SIGKILL))
     return server.wait()
 
 

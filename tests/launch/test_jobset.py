@@ -117,7 +117,9 @@ def test_statuses_decide_what_starts_again():
     assert job["backoffLimit"] == 0 and manifest["spec"]["failurePolicy"]["maxRestarts"] == 100
 
 
-@pytest.mark.parametrize("case, domain", [("v5p slices", "cloud.google.com/gke-nodepool"), ("h200 nodes", "kubernetes.io/hostname")])
+@pytest.mark.parametrize(
+    "case, domain", [("v5p slices", "cloud.google.com/gke-nodepool"), ("h200 nodes", "kubernetes.io/hostname")]
+)
 def test_a_job_has_its_domain_alone(case, domain):
     manifest = written(*CASES[case])
     assert manifest["metadata"]["annotations"] == {"alpha.jobset.sigs.k8s.io/exclusive-topology": domain}

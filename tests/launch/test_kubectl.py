@@ -30,7 +30,16 @@ def cluster(tmp_path):
     def run(said, *options, asked=0, **more):
         states.write_text("".join(f"{s}\n" for s in said))
         created.write_text("")
-        words = ("launch/jobset.sh", "--chip=v5p", "--topology", "4x4x4", "--image=i:1", "--name=flux", "--python", sys.executable)
+        words = (
+            "launch/jobset.sh",
+            "--chip=v5p",
+            "--topology",
+            "4x4x4",
+            "--image=i:1",
+            "--name=flux",
+            "--python",
+            sys.executable,
+        )
         stop = (lambda: len(programs.calls()) >= asked) if asked else None
         more |= {"STATES": str(states), "CREATED": str(created)}
         code, printed = programs.run(*words, *options, *RUN, stop_when=stop, **more)

@@ -1,4 +1,4 @@
-"""launch/slurm.sh on a real SLURM of this machine: a run of two processes is interrupted twice and ends as an uninterrupted one."""
+"""launch/slurm.sh on a real SLURM of this machine: a run of two processes, interrupted twice, ends as an uninterrupted one."""
 
 import os
 import subprocess
@@ -121,3 +121,22 @@ def test_a_job_that_is_interrupted_ends_as_if_it_had_not_been(slurm, whole, tmp_
         np.testing.assert_array_equal(a, b)
 
 
+# In the place of the interpreter: a run that saves and stops at SIGTERM.
+STOPS = """#!/bin/bash
+echo started
+trap 'echo saved; exit 75' TERM
+while true; do sleep 0.1; done
+"""
+
+
+def test_scancel_ends_a_job_for_good(slurm, tmp_path):
+    stops = tmp_path / "stops"
+    stops.write_text(STOPS)
+    stops.chmod(0o755)
+    number, said = submit(slurm, tmp_path / "run", "--tasks=2", "--python", str(stops))
+    slurm.until(lambda: said().count("started") == 2, "the start")
+    slurm.say("scancel", number)
+    slurm.until(lambda: slurm.job(number).get("EndTime", "Unknown") != "Unknown" and "saved" in said(), "the end")
+    time.sleep(5)
+    job = slurm.job(number)
+    assert said().count("saved") == 2 and job["JobState"] == "CANCELLED" and job["Restarts"] == "0"

@@ -13,7 +13,12 @@ RUN = ("--config=configs/mvgrpo_flux_vlm.py", "--config.pipeline=/my models/flux
 # python: prints the flags of a chip, waits for servers, trains or serves: nothing.
 PYTHON = 'case "$*" in *launch.flags*) exec "$REAL" "$@" ;; *launch.sidecars.ready*) exit ${READY:-0} ;; esac'
 SRUN = 'case "$*" in *mvgrpo_jax.main*) echo "flags $XLA_FLAGS key ${#VLLM_API_KEY}"; exit ${CODE:-0} ;; esac'
-SCONTROL = '[ "$1" != show ] || printf "%s\\n" ${3//,/ }'
+SCONTROL = """
+case "$*" in
+    "show hostnames"*) printf "%s\\n" ${3//,/ } ;;
+    "show job"*) echo "JobId=7 JobName=a JobState=${STATE:-RUNNING} Reason=None" ;;
+esac
+"""
 
 
 @pytest.fixture
@@ -77,6 +82,12 @@ def run_job(slurm, *options, **more):
 def test_what_may_pass_is_queued_again(slurm, status, restarts, again):
     code, calls, _ = run_job(slurm, CODE=str(status), SLURM_RESTART_COUNT=str(restarts))
     assert code == status and (["scontrol", "requeue", "7"] in calls) == again
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "PENDING", "COMPLETING"])
+def test_a_job_that_is_not_running_any_more_is_left_alone(slurm, state):
+    code, calls, _ = run_job(slurm, CODE="75", STATE=state)
+    assert code == 75 and ["scontrol", "requeue", "7"] not in calls
 
 
 def test_the_job_trains_with_the_flags_of_its_chip(slurm):

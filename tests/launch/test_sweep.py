@@ -112,7 +112,10 @@ def test_the_launchers_understand_what_is_written(file, tmp_path, kind):
     code, said = programs.run(str(out / "jobs" / "submit.sh"), ZONE="here", PROJECT="mine", XLA_FLAGS="")
     said += "".join(log.read_text() for log in out.glob("*/launch.log"))
     assert code == 0 and not [c for c in programs.calls() if c[0] != "python"]
-    assert said.count("sbatch --job-name=learning-rate-0-0001-seed-" if kind == "slurm" else " create learning-rate-0-0001-seed-") == 2
+    assert (
+        said.count("sbatch --job-name=learning-rate-0-0001-seed-" if kind == "slurm" else " create learning-rate-0-0001-seed-")
+        == 2
+    )
     assert said.count("--config.mesh.devices=8" if kind == "slurm" else "--config.mesh.devices=32") >= 4
 
 

@@ -1,4 +1,4 @@
-"""launch/tpu_pod.sh with a gcloud that writes down what it is asked: every path ends with the slice given back, or kept on purpose."""
+"""launch/tpu_pod.sh with a gcloud that writes down what it is asked: every path gives the slice back, or keeps it by intent."""
 
 import shlex
 import subprocess
