@@ -56,9 +56,13 @@ def serve(words: list[str]) -> int:
     """Runs the server until it ends; its status."""
     libc = ctypes.CDLL(None)
     signal.signal(signal.SIGTERM, lambda *_: print("SIGTERM: serving on until the job is over", flush=True))
-    # A session of its own, for srun signals the group of a task.
-    server = subprocess.Popen(words, start_new_session=True, preexec_fn=lambda: libc.prctl(DIE_WITH_PARENT, signal.SIGKILL))
-    return server.wait()
+
+    def prepare() -> None:
+        # SLURM signals every process of a step, and a server would set a handler of its own: what is blocked never arrives.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        libc.prctl(DIE_WITH_PARENT, signal.SIGKILL)
+
+    return subprocess.Popen(words, preexec_fn=prepare).wait()
 
 
 @reports_errors

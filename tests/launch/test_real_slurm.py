@@ -140,3 +140,45 @@ def test_scancel_ends_a_job_for_good(slurm, tmp_path):
     time.sleep(5)
     job = slurm.job(number)
     assert said().count("saved") == 2 and job["JobState"] == "CANCELLED" and job["Restarts"] == "0"
+
+
+# In the place of the interpreter: all but the run itself is real. The run asks the servers that it was told of, after SIGTERM too.
+ASKS = """#!/bin/bash
+case "$*" in
+    *mvgrpo_jax.main*) exec "{python}" "{script}" "$@" ;;
+    *) exec "{python}" "$@" ;;
+esac
+"""
+ASKING = """
+import ast, os, signal, sys, time, urllib.error, urllib.request
+(endpoints,) = [w.split("=", 1)[1] for w in sys.argv if w.startswith("--config.judges.scene.endpoints=")]
+def ask(url, key):
+    request = urllib.request.Request(url + "/score", data=b"", headers={"Authorization": "Bearer " + key})
+    try:
+        return urllib.request.urlopen(request, timeout=10).status
+    except urllib.error.HTTPError as error:
+        return error.code
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+(url,) = ast.literal_eval(endpoints)
+print("answers", ask(url, os.environ["VLLM_API_KEY"]), "without the key", ask(url, "x"), flush=True)
+while not asked:
+    time.sleep(0.1)
+print("after SIGTERM", ask(url, os.environ["VLLM_API_KEY"]), flush=True)
+"""
+
+
+def test_a_sidecar_is_a_part_of_the_job_and_outlives_its_sigterm(slurm, tmp_path):
+    script, python = tmp_path / "asking.py", tmp_path / "python"
+    script.write_text(ASKING)
+    python.write_text(ASKS.format(python=sys.executable, script=script))
+    python.chmod(0o755)
+    sidecar = ("--sidecar=judges:1x0:judges.scene", "--sidecar_word=judges:--judge=scene")
+    number, said = submit(slurm, tmp_path / "run", "--tasks=1", "--python", str(python), *sidecar)
+    slurm.until(lambda: "answers" in said() or slurm.job(number)["JobState"] == "FAILED", "the servers", 200)
+    assert "1 servers answer" in said() and "without the key 401" in said(), said()[-3000:]
+    slurm.say("scancel", "--signal=TERM", number)
+    slurm.until(lambda: slurm.job(number)["JobState"] == "COMPLETED", "the end", 60)
+    first = said().split("answers ")[-1].split()[0]
+    assert f"after SIGTERM {first}" in said() and "serving on until the job is over" in said(), said()[-3000:]
+    slurm.until(lambda: not slurm.say("squeue", "--noheader"), "the end of the servers")

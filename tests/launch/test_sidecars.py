@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -123,9 +124,10 @@ def test_a_sidecar_that_there_is_not():
         start.command("caption", 1, "", [])
 
 
-# A server: says that it is there, and goes on until it is killed.
+# A server that ends at SIGTERM, as uvicorn does.
 SERVER = """
-import http.server, sys
+import http.server, os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/health" else 404)
@@ -140,11 +142,11 @@ def test_a_server_outlives_sigterm_and_not_its_owner():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    owner = subprocess.Popen([sys.executable, "-c", OWNER, SERVER, str(port)], cwd=SIDECARS.parents[1])
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, SERVER, str(port)], cwd=SIDECARS.parents[1], start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
         assert ready.wait([url], [owner.pid], 30) == ""
-        owner.terminate()
+        os.killpg(owner.pid, signal.SIGTERM)  # as SLURM does, all of a step
         time.sleep(0.5)
         assert owner.poll() is None and ready.healthy(url)
     finally:
