@@ -142,7 +142,7 @@ def test_scancel_ends_a_job_for_good(slurm, tmp_path):
     assert said().count("saved") == 2 and job["JobState"] == "CANCELLED" and job["Restarts"] == "0"
 
 
-# In the place of the interpreter: all but the run itself is real. The run asks the servers that it was told of, after SIGTERM too.
+# In the place of the interpreter: all but the run itself is real, which asks the servers it was told of, after SIGTERM too.
 ASKS = """#!/bin/bash
 case "$*" in
     *mvgrpo_jax.main*) exec "{python}" "{script}" "$@" ;;
