@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -35,7 +36,12 @@ class StandIns:
         self.record.write_text("")
         with (self.record.parent / "printed").open("w+") as file:
             running = subprocess.Popen(
-                ["bash", *words], cwd=ROOT, env=self.environment(**more), stdout=file, stderr=subprocess.STDOUT
+                ["bash", *words],
+                cwd=ROOT,
+                env=self.environment(**more),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
             deadline = time.monotonic() + 30
             while stop_when and not stop_when():
@@ -43,6 +49,10 @@ class StandIns:
                 time.sleep(0.02)
             if stop_when:
                 running.terminate()
-            code = running.wait(timeout=60)
+            try:
+                code = running.wait(timeout=60)
+            finally:
+                if running.poll() is None:
+                    os.killpg(running.pid, signal.SIGKILL)
             file.seek(0)
             return code, file.read()
