@@ -61,6 +61,8 @@ TEST = [
     "accelerate==1.15.0",
     "trustme==1.2.1",
     "pyyaml==6.0.3",
+    "kubernetes-validate==1.37.0",  # manifests of launch/; it has the schemas with it
+    "jsonschema==4.26.0",
     # What `transformers serve` needs, and the reader of the small language model that the tests ask through it.
     "fastapi==0.165.0",
     "uvicorn==0.54.0",

@@ -2,9 +2,10 @@
 
     python launch/sweep.py --sweep configs/sweeps/views.py --out runs/sweeps/views               runs what is not finished
     python launch/sweep.py --sweep FILE --out DIR --summary                                      table of what is there
-    python launch/sweep.py --sweep FILE --out DIR --write commands|slurm|tpu [...]               writes DIR/jobs
+    python launch/sweep.py --sweep FILE --out DIR --write commands|slurm|tpu [...]               writes DIR/jobs/submit.sh
     ... -- --config.key=value                                                                    for every run
 
+--write slurm starts each run by launch/slurm.sh, --write tpu by launch/tpu_pod.sh; --launcher=WORD hands a word on to them.
 Runs are named after what varies. A finished run is left alone, an interrupted one goes on from its checkpoint. Jobs are written
 for unfinished runs only, so writing again after a failure gives what is left. Every override is checked before anything starts.
 """
@@ -27,51 +28,6 @@ sys.path.insert(0, str(ROOT))
 
 from mvgrpo_jax import configuration  # noqa: E402
 from mvgrpo_jax.errors import UserError, reports_errors  # noqa: E402
-
-SLURM = """#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --cpus-per-gpu={cpus}
-#SBATCH --time={hours}:00:00
-#SBATCH --output={log}
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --signal=TERM@300
-# The run stops between two stages, saved, when its time is nearly over or it is preempted (status 75), and a job is queued
-# again after that or when a node died; it goes on from its newest checkpoint. A mistake (status 2) or an error (1) ends it.
-# With --distributed the one process of a node takes all of its GPUs.
-cd {root}
-status=0
-srun --kill-on-bad-exit=1 {command} --distributed || status=$?
-if [ "$status" -ge 75 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt 20 ]; then
-    scontrol requeue "$SLURM_JOB_ID"
-fi
-exit "$status"
-"""
-
-TPU = """#!/bin/bash
-# Asks for a slice, waits for it, runs on all of its hosts and gives it back, also where training fails or this script is
-# stopped. Run again after a preemption: the run goes on from its newest checkpoint. The machine image must hold this repository
-# in ~/mvgrpo_jax with its requirements and the extra 'tpu'. Where the name is taken, another script runs or one was killed:
-# gcloud compute tpus queued-resources list.
-set -euo pipefail
-NAME={name}
-PLACE=(--zone="${{ZONE:?}}" --project="${{PROJECT:?}}")
-gcloud compute tpus queued-resources create "$NAME" --node-id="$NAME" "${{PLACE[@]}}" \\
-    --accelerator-type={tpu} --runtime-version={runtime} --valid-until-duration={hours}h
-trap 'gcloud compute tpus queued-resources delete "$NAME" "${{PLACE[@]}}" --force --quiet' EXIT
-while true; do
-    STATE=$(gcloud compute tpus queued-resources describe "$NAME" "${{PLACE[@]}}" --format='value(state.state)')
-    case "$STATE" in
-        ACTIVE) break ;;
-        FAILED | SUSPENDING | SUSPENDED | DELETING) echo "error: the queued resource $NAME is $STATE" >&2; exit 1 ;;
-    esac
-    sleep 60
-done
-gcloud compute tpus tpu-vm ssh "$NAME" "${{PLACE[@]}}" --worker=all --command={remote}
-"""
 
 
 def load(path: str) -> tuple[str, list[dict]]:
@@ -119,19 +75,6 @@ def finished(workdir: Path, iterations: int) -> bool:
     return exported and any(r["iteration"] >= iterations for r in rows_of(workdir))
 
 
-def devices_of_a_job(options) -> int:
-    """The devices that a written job must see; 0 where that is not known. JAX sees one for two cores of a v4-N or v5p-N and one
-    for each of other TPUs. UserError for an accelerator type without a number."""
-    if options.write == "slurm":
-        return options.nodes * options.gpus
-    if options.write != "tpu":
-        return 0
-    kind, _, size = options.tpu.rpartition("-")
-    if not kind or not size.isdigit():
-        raise UserError(f"--tpu {options.tpu}: expected an accelerator type such as v5p-64, v5litepod-256 or v6e-64")
-    return int(size) // 2 if kind in ("v4", "v5p") else int(size)
-
-
 def execute(command: list[str], log: Path) -> int:
     with log.open("a") as file:
         return subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT).returncode
@@ -150,41 +93,34 @@ def run_all(todo: list[tuple[str, Path, list[str]]], out: Path, execute: Callabl
     return failed
 
 
+def submission(label: str, command: list[str], options) -> list[str]:
+    """The words that start a run: the launcher of --write with its options, or the command itself."""
+    if options.write == "commands":
+        return command
+    name = label[:60].lower().replace(".", "-").replace("_", "-").replace("=", "-")
+    launcher = ["bash", str(ROOT / "launch" / {"slurm": "slurm.sh", "tpu": "tpu_pod.sh"}[options.write]), f"--name={name}"]
+    if options.write == "slurm":
+        launcher += [f"--{key}={getattr(options, key)}" for key in ("nodes", "gpus", "cpus", "hours")]
+    else:
+        launcher += [f"--type={options.tpu}", f"--hours={options.hours}"]
+    return [*launcher, *options.launcher, "--", *command[command.index("mvgrpo_jax.main") + 1 :]]
+
+
 def write_jobs(todo: list[tuple[str, Path, list[str]]], out: Path, options) -> Path:
-    """A file for each unfinished run below out/jobs, and one that submits them all."""
-    jobs = out / "jobs"
-    jobs.mkdir(parents=True, exist_ok=True)
-    for old in [*jobs.glob("*.sh"), *jobs.glob("*.sbatch")]:
-        old.unlink()
+    """A file below out/jobs that starts every unfinished run."""
     submit = ["#!/bin/bash", "set -e"]
     for label, workdir, command in todo:
-        words = shlex.join(command)
-        if options.write == "commands":
-            submit.append(words)
-            continue
-        common = {"name": label[:60].lower().replace(".", "-").replace("_", "-").replace("=", "-"), "hours": options.hours}
-        if options.write == "slurm":
-            path = jobs / f"{label}.sbatch"
-            text = SLURM.format(
-                **common,
-                nodes=options.nodes,
-                gpus=options.gpus,
-                cpus=options.cpus,
-                log=f"{workdir}/slurm-%j.out",
-                root=shlex.quote(str(ROOT)),
-                command=words,
-            )
-            submit += [f"mkdir -p {shlex.quote(str(workdir))}", f"sbatch {shlex.quote(str(path))}"]
-        else:
-            path = jobs / f"{label}.sh"
-            remote = shlex.quote(f"cd ~/mvgrpo_jax && {words} --distributed")
-            text = TPU.format(**common, tpu=options.tpu, runtime=options.runtime, remote=remote)
-            submit.append(f"bash {shlex.quote(str(path))} > {shlex.quote(str(path))}.log 2>&1 &")
-        path.write_text(text)
+        line = shlex.join(submission(label, command, options))
+        if options.write == "tpu":  # it waits for its slice
+            submit.append(f"mkdir -p {shlex.quote(str(workdir))}")
+            line += f" > {shlex.quote(str(workdir))}/launch.log 2>&1 &"
+        submit.append(line)
     if options.write == "tpu":
         submit.append("wait")
-    (jobs / "submit.sh").write_text("\n".join(submit) + "\n")
-    return jobs / "submit.sh"
+    path = out / "jobs" / "submit.sh"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(submit) + "\n")
+    return path
 
 
 def summary(runs: list[tuple[str, Path, dict, int, str]], out: Path, keys: list[str]) -> list[str]:
@@ -237,9 +173,9 @@ def main(argv: list[str] | None = None, execute: Callable = execute) -> None:
     parser.add_argument("--hours", type=int, default=24, help="limit of a job")
     parser.add_argument("--nodes", type=int, default=1, help="slurm: nodes of a run")
     parser.add_argument("--gpus", type=int, default=8, help="slurm: GPUs of a node")
-    parser.add_argument("--cpus", type=int, default=8, help="slurm: processor cores for each GPU")
+    parser.add_argument("--cpus", type=int, default=12, help="slurm: processor cores for each GPU")
     parser.add_argument("--tpu", default="v5p-64", help="tpu: accelerator type")
-    parser.add_argument("--runtime", default="v2-alpha-tpuv5", help="tpu: runtime version")
+    parser.add_argument("--launcher", action="append", default=[], help="a word for the launcher, as --launcher=--spot")
     parser.add_argument("more", nargs="*", help="--config.key=value for every run, after --")
     options = parser.parse_args(argv)
     config, runs = load(options.sweep)
@@ -248,13 +184,12 @@ def main(argv: list[str] | None = None, execute: Callable = execute) -> None:
             f"--out {options.out}: expected a folder (of a file system that all hosts of a run share), not a bucket"
         )
     out, todo, known = Path(options.out), [], []
-    expected = [f"--config.mesh.devices={n}"] if (n := devices_of_a_job(options)) else []
     for run in runs:
         built = configuration.from_arguments(config, flags(run, options.more))
         label = name(run, runs)
         workdir = out / label
         command = [sys.executable if options.write is None else "python", "-m", "mvgrpo_jax.main", f"--config={config}"]
-        command += [f"--workdir={workdir}", *expected, *flags(run, options.more)]
+        command += [f"--workdir={workdir}", *flags(run, options.more)]
         known.append((label, workdir, run, built.iterations, built.eval.judge))
         if not finished(workdir, built.iterations):
             todo.append((label, workdir, command))

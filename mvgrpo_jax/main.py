@@ -6,6 +6,7 @@ python -m mvgrpo_jax.main --config=configs/NAME.py --workdir=DIR [--config.key=v
 from __future__ import annotations
 
 import functools
+import os
 import sys
 
 from absl import app, flags, logging
@@ -45,9 +46,13 @@ def run(path: str | None, words: list[str], argv: list[str]) -> None:
         from mvgrpo_jax.parallel import joining
 
         joining.join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
-    from mvgrpo_jax.run import compiled, loop
+    import jax
+
+    from mvgrpo_jax.run import compiled, environment, loop
 
     compiled.keep(CACHE.value, WORKDIR.value)
+    if flags_found := environment.describe(os.environ, jax.default_backend()):
+        loop.say(flags_found)
     if DRY_RUN.value:
         print(loop.dry_run(config))
         return

@@ -1,21 +1,25 @@
 """What is written for other machines: it parses, names what exists, and its arithmetic is right."""
 
-import importlib.util
 import json
+import os
 import re
+import signal
+import socket
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from configs import mvgrpo_flux_vlm
+from launch.sidecars import ready, sizing
+from launch.sidecars import serve as start
+from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.rewards import kinds, serve, texts
 
 SIDECARS = Path(__file__).parents[2] / "launch" / "sidecars"
-spec = importlib.util.spec_from_file_location("sizing", SIDECARS / "sizing.py")
-sizing = sys.modules["sizing"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sizing)
 
 
 def flags(words):
@@ -75,6 +79,90 @@ def test_the_deployment_is_whole():
     assert "secretKeyRef" in key["valueFrom"] and "value" not in key
     mounts = {m["name"] for m in container["volumeMounts"]}
     assert mounts == {v["name"] for v in pod["spec"]["volumes"]}
+
+
+def test_the_reward_deployments_are_whole():
+    documents = list(yaml.safe_load_all((SIDECARS / "rewards.yaml").read_text()))
+    deployments = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "Deployment"}
+    services = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "Service"}
+    (policy,) = [d["spec"] for d in documents if d["kind"] == "NetworkPolicy"]
+    compose = yaml.safe_load((SIDECARS / "compose.yaml").read_text())["services"]
+    assert deployments.keys() == services.keys() == {"reward", "judges"}
+    assert policy["podSelector"]["matchExpressions"][0]["values"] == list(deployments)
+    for name, spec in deployments.items():
+        pod = spec["template"]
+        (container,) = pod["spec"]["containers"]
+        assert spec["selector"]["matchLabels"] == pod["metadata"]["labels"] == services[name]["selector"]
+        assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["spec"]["volumes"]}
+        (port,) = container["ports"]
+        assert {"port": port["containerPort"]} in policy["ingress"][0]["ports"]
+        assert any("secretKeyRef" in e.get("valueFrom", {}) for e in container["env"])
+    vllm, judges = (deployments[name]["template"]["spec"]["containers"][0] for name in ("reward", "judges"))
+    assert flags(vllm["args"]) == flags(compose["reward"]["command"]) and vllm["image"] == compose["reward"]["image"]
+    words = judges["args"][0].split("mvgrpo_jax.rewards.serve ")[1].split()
+    options = serve.parse(words)
+    assert options.port == judges["ports"][0]["containerPort"] and str(options.token_file) == "/tmp/key"
+
+
+@pytest.mark.parametrize("name, module", [("captioner", "vllm.entrypoints.openai.api_server"), ("judges", serve.__name__)])
+def test_a_sidecar_without_a_container(name, module):
+    words = start.command(name, 8105, "TOKEN", ["--max-model-len=7", "--judge=clip=/data/clip"])
+    python, m, what, *rest = words
+    assert (python, m, what) == (sys.executable, "-m", module)
+    given = flags(rest)
+    assert given["port"] == "8105" and given["host"] == "0.0.0.0" and given["max-model-len"] == "7"
+    assert len(rest) == len({word.partition("=")[0] for word in rest})  # each flag once
+    if name == "judges":
+        options = serve.parse([word for word in rest if "max-model-len" not in word])
+        assert options.judge == ["clip=/data/clip"] and str(options.token_file) == "TOKEN"
+    else:
+        assert {word for word in start.services()[name] if "max-model-len" not in word} < set(rest)
+
+
+def test_a_sidecar_that_there_is_not():
+    with pytest.raises(UserError, match="no sidecar 'caption' in compose.yaml; there are: captioner"):
+        start.command("caption", 1, "", [])
+
+
+# A server that ends at SIGTERM, as uvicorn does.
+SERVER = """
+import http.server, os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if self.path == "/health" else 404)
+        self.end_headers()
+    def log_message(self, *words): pass
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+OWNER = "import sys\nfrom launch.sidecars import serve\nsys.exit(serve.serve([sys.executable, '-c', *sys.argv[1:]]))"
+
+
+def test_a_server_outlives_sigterm_and_not_its_owner():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, SERVER, str(port)], cwd=SIDECARS.parents[1], start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        assert ready.wait([url], [owner.pid], 30) == ""
+        os.killpg(owner.pid, signal.SIGTERM)  # as SLURM does, all of a step
+        time.sleep(0.5)
+        assert owner.poll() is None and ready.healthy(url)
+    finally:
+        owner.kill()
+        owner.wait()
+    deadline = time.monotonic() + 10
+    while ready.healthy(url):
+        assert time.monotonic() < deadline, "the server goes on without its owner"
+        time.sleep(0.05)
+
+
+def test_waiting_for_servers_that_do_not_come():
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert f"process {gone.pid} ended" in ready.wait(["http://127.0.0.1:9"], [gone.pid], 30)
+    assert "did not answer within 0 s" in ready.wait(["http://127.0.0.1:9"], [os.getpid()], 0.0)
 
 
 def test_sizing_by_hand(capsys):

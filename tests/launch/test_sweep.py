@@ -2,18 +2,16 @@
 
 import csv
 import json
-import os
-import signal
+import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from launch import sweep
 from mvgrpo_jax.errors import UserError
+from tests.launch.stand_ins import StandIns
 
 SWEEP = """
 from configs.sweeps import across, grid
@@ -86,108 +84,39 @@ def test_written_jobs(file, tmp_path, kind, capsys):
     out = tmp_path / "out"
     leave(out / "learning_rate-0.0001_seed-0", 5, 0.7, True)
     sweep.main(
-        ["--sweep", str(file), "--out", str(out), "--write", kind, "--hours", "7", "--nodes", "2"]
+        ["--sweep", str(file), "--out", str(out), "--write", kind, "--hours", "7", "--nodes", "2", "--launcher=--set=A=b c"]
         + ["--", "--config.pipeline=/my models/flux"]
     )
     assert "3 of 4 runs are not finished" in capsys.readouterr().out
-    scripts = sorted((out / "jobs").iterdir())
-    for script in scripts:
-        assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
-    submit = (out / "jobs" / "submit.sh").read_text()
-    texts = [s.read_text() for s in scripts if s.name != "submit.sh"]
-    assert len(texts) == (0 if kind == "commands" else 3)
-    for text in texts or [submit]:
-        assert "'--config.pipeline=/my models/flux'" in text.replace("'\"'\"'", "'") and "mvgrpo_jax.main" in text
-    if kind == "slurm":
-        assert all("#SBATCH --time=7:00:00" in t and "srun --kill-on-bad-exit=1 python" in t for t in texts)
-        assert all("--config.mesh.devices=16" in t and "#SBATCH --gpus-per-node=8" in t and "--distributed" in t for t in texts)
-        assert submit.count("sbatch ") == 3
-    if kind == "tpu":
-        assert all("--accelerator-type=v5p-64" in t and "--worker=all" in t for t in texts)
-        assert all("--config.mesh.devices=32" in t for t in texts) and submit.count("bash ") == 3
+    submit = out / "jobs" / "submit.sh"
+    assert subprocess.run(["bash", "-n", str(submit)]).returncode == 0
+    lines = [shlex.split(line) for line in submit.read_text().splitlines() if "--config=" in line]
+    assert len(lines) == 3
+    for line in lines:
+        assert "--config.pipeline=/my models/flux" in line and "--config.iterations=5" in line
+        if kind == "commands":
+            assert line[:3] == ["python", "-m", "mvgrpo_jax.main"]
+            continue
+        own = line[2 : line.index("--")]
+        assert Path(line[1]).name == {"slurm": "slurm.sh", "tpu": "tpu_pod.sh"}[kind] and Path(line[1]).is_file()
+        assert "--hours=7" in own and "--set=A=b c" in own and "mvgrpo_jax.main" not in line
+        assert ("--nodes=2" in own) == (kind == "slurm") and ("--type=v5p-64" in own) == (kind == "tpu")
+        if kind == "tpu":
+            assert line[-1] == "&"
 
 
-@pytest.mark.parametrize(
-    "code, restarts, again", [(0, 0, False), (1, 0, False), (2, 0, False), (75, 0, True), (137, 19, True), (75, 20, False)]
-)
-def test_a_slurm_job_is_queued_again_after_what_may_pass(file, tmp_path, code, restarts, again):
-    sweep.main(["--sweep", str(file), "--out", str(tmp_path / "out"), "--write", "slurm"])
-    job, record = next((tmp_path / "out" / "jobs").glob("learning*.sbatch")), tmp_path / "record"
-    for name, text in (("srun", "exit $CODE"), ("scontrol", 'echo "$*" > "$RECORD"')):
-        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
-        (tmp_path / name).chmod(0o755)
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(record), "CODE": str(code), "SLURM_JOB_ID": "7"}
-    variables |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
-    assert subprocess.run(["bash", str(job)], env=variables).returncode == code
-    assert record.exists() == again and (not again or record.read_text() == "requeue 7\n")
-
-
-GCLOUD = """#!/bin/bash
-echo "$*" >> "$RECORD"
-case "$*" in
-    *" create "*) exit ${CREATE:-0} ;;
-    *" describe "*) head -1 "$STATES"; sed -i 1d "$STATES" ;;
-    *" ssh "*) sleep ${TRAIN:-0}; exit ${SSH:-0} ;;
-esac
-"""
-
-
-@pytest.fixture
-def tpu_job(file, tmp_path):
-    """run(states, **environment) -> (exit status, what gcloud was asked to do) of a written TPU job; waiting takes no time."""
-    sweep.main(["--sweep", str(file), "--out", str(tmp_path / "out"), "--write", "tpu"])
-    job = next((tmp_path / "out" / "jobs").glob("learning*.sh"))
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in (("gcloud", GCLOUD), ("sleep", '#!/bin/bash\n[ "$1" = 60 ] || exec /bin/sleep "$1"\n')):
-        (programs / name).write_text(text)
-        (programs / name).chmod(0o755)
-    record, states = tmp_path / "record", tmp_path / "states"
-
-    def run(*said, stop_at="", **environment):
-        record.write_text("")
-        states.write_text("".join(f"{state}\n" for state in said))
-        variables = {"PATH": f"{programs}:{os.environ['PATH']}", "RECORD": str(record), "STATES": str(states)}
-        variables |= {"ZONE": "here", "PROJECT": "mine"} | environment
-        errors = tmp_path / "errors"
-        with errors.open("w") as file:
-            running = subprocess.Popen(["bash", str(job)], env=variables, stderr=file, start_new_session=True)
-        while stop_at and stop_at not in record.read_text():
-            time.sleep(0.02)
-        if stop_at:
-            running.terminate()
-        running.wait(timeout=60)
-        if stop_at:
-            os.killpg(running.pid, signal.SIGKILL)  # what it had started
-        actions = [
-            next(w for w in line.split() if w in "create describe ssh delete") for line in record.read_text().splitlines()
-        ]
-        return running.returncode, actions, errors.read_text()
-
-    return run
-
-
-def test_a_tpu_job_gives_its_slice_back_whatever_happens(tpu_job):
-    waited = ["create", "describe", "describe", "ssh", "delete"]
-    assert tpu_job("WAITING_FOR_RESOURCES", "ACTIVE")[:2] == (0, waited)
-    assert tpu_job("ACTIVE", SSH="3")[:2] == (3, ["create", "describe", "ssh", "delete"])  # training failed
-    code, actions, said = tpu_job("PROVISIONING", "FAILED")
-    assert code == 1 and actions == ["create", "describe", "describe", "delete"] and "is FAILED" in said
-    code, actions, _ = tpu_job("ACTIVE", stop_at="ssh", TRAIN="100")
-    assert code != 0 and actions == ["create", "describe", "ssh", "delete"]
-
-
-def test_a_tpu_job_ends_where_it_gets_no_slice(tpu_job):
-    assert tpu_job("ACTIVE", CREATE="4")[:2] == (4, ["create"])
-    code, actions, said = tpu_job("ACTIVE", ZONE="")
-    assert code != 0 and not actions and "ZONE" in said
-
-
-@pytest.mark.parametrize("tpu, devices", [("v5p-64", 32), ("v4-16", 8), ("v5litepod-256", 256), ("v6e-64", 64)])
-def test_devices_of_a_slice(tpu, devices):
-    assert sweep.devices_of_a_job(SimpleNamespace(write="tpu", tpu=tpu)) == devices
-    with pytest.raises(UserError, match="--tpu v5p: expected an accelerator type"):
-        sweep.devices_of_a_job(SimpleNamespace(write="tpu", tpu="v5p"))
+@pytest.mark.parametrize("kind", ["slurm", "tpu"])
+def test_the_launchers_understand_what_is_written(file, tmp_path, kind):
+    out, programs = tmp_path / "out", StandIns(tmp_path, sbatch="", gcloud="", python=f'exec "{sys.executable}" "$@"')
+    sweep.main(["--sweep", str(file), "--out", str(out), "--write", kind, "--launcher=--dry_run"])
+    code, said = programs.run(str(out / "jobs" / "submit.sh"), ZONE="here", PROJECT="mine", XLA_FLAGS="")
+    said += "".join(log.read_text() for log in out.glob("*/launch.log"))
+    assert code == 0 and not [c for c in programs.calls() if c[0] != "python"]
+    assert (
+        said.count("sbatch --job-name=learning-rate-0-0001-seed-" if kind == "slurm" else " create learning-rate-0-0001-seed-")
+        == 2
+    )
+    assert said.count("--config.mesh.devices=8" if kind == "slurm" else "--config.mesh.devices=32") >= 4
 
 
 @pytest.mark.parametrize(
