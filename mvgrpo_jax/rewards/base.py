@@ -22,9 +22,9 @@ class HostJudge(Protocol):
     """A judge that runs on the host, or behind a service that the host asks.
 
     `score` takes pictures uint8 [N, H, W, 3], or float32 in [0, 1], all of this process, and for each the texts under which it
-    is judged, [N][V], the prompt first; it returns a Judgement [N, V]. A missing text (None) is not judged, its score is 0. take_cut(): how many
-    different texts were cut since the last call because they were longer than the judge reads. One that has `records` is given
-    there, by the prompts' texts, what their file says of them beside (rewards.tell).
+    is judged, [N][V], the prompt first; it returns a Judgement [N, V]. A missing text (None) is not judged, its score is 0.
+    take_cut(): how many different texts were cut since the last call because they were longer than the judge reads. One that
+    has `records` is given there, by the prompts' texts, what their file says of them beside (rewards.tell).
     """
 
     def take_cut(self) -> int: ...

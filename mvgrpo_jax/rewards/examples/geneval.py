@@ -2,8 +2,8 @@
 
 `correct` is GenEval's verdict, 1 or 0; `share` is smoother, as rewards are in Flow-GRPO (arXiv 2505.05470): the share of what
 is asked for that is there. Prompts come from GenEval's metadata file, whose fields say what to look for; of a prompt without
-them there is no score. Objects are found by a detector of transformers: DETECTOR names the environment variable with its folder,
-such as a download of facebook/detr-resnet-101, and COLORS that of a CLIP model's folder, which names colours. They run on the
+them there is no score. Objects are found by a detector of transformers, whose folder the environment variable DETECTOR names,
+such as a download of facebook/detr-resnet-101, and colours by the CLIP model in the folder that COLORS names. They run on the
 host with torch: pip install 'mvgrpo_jax[geneval]'.
 """
 
