@@ -23,7 +23,7 @@ from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.watch import Watch
 from mvgrpo_jax.prompts import stream, streaming
 from mvgrpo_jax.rewards.means import deviations, mean
-from mvgrpo_jax.run import checkpoint, evaluation, export, groups, memory, metrics, report, stops, trackers
+from mvgrpo_jax.run import checkpoint, disk, evaluation, export, groups, memory, metrics, report, stops, trackers
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.budget import Budget
@@ -75,6 +75,8 @@ def train(config, workdir: str | Path) -> Path:
             export.check_destination(config, workdir)
         outlined = outline(config)
         say(outlined.describe())
+        if hosts.is_chief():
+            disk.warn_if_short(outlined.on_disk, workdir)
         tracked = trackers.begin(config, workdir)
         with memory.explained(outlined, workdir, lambda: watch.said.stage):
             watch.at("the reading of weights")
