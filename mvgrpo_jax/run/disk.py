@@ -1,12 +1,14 @@
-"""What a run will have on its disk at most, counted before it begins."""
+"""What a run will have on its disk at most, counted before it begins; and what is said when the disk is full all the same."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -14,11 +16,13 @@ import jax.numpy as jnp
 
 from mvgrpo_jax import pipelines
 from mvgrpo_jax.core.precision import dtype_of
+from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.run import budget
 from mvgrpo_jax.run.programs import Programs, averaged
 from mvgrpo_jax.storage import is_remote
 
 MIB, GIB = 2**20, 2**30
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEXT = 1024  # bytes of a prompt or caption in a file, generously
 LINE = 4096  # of an iteration in metrics.jsonl
 TRACKED = 32 * 1024  # of an iteration's numbers in a tracker's files
@@ -96,6 +100,20 @@ def warn_if_short(bytes_of: dict[str, int], workdir: Path) -> None:
             "config.export.at_checkpoints=False or make room",
             stacklevel=2,
         )
+
+
+@contextlib.contextmanager
+def explained(workdir: Path) -> Iterator[None]:
+    """Makes a UserError of a full disk, wherever a run meets it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise UserError(
+            f"{error.filename or workdir}: could not be written ({error.strerror}); free some space and run the same command "
+            "again, it goes on from the last checkpoint"
+        ) from error
 
 
 def used(folder: Path) -> int:

@@ -78,7 +78,7 @@ def train(config, workdir: str | Path) -> Path:
         if hosts.is_chief():
             disk.warn_if_short(outlined.on_disk, workdir)
         tracked = trackers.begin(config, workdir)
-        with memory.explained(outlined, workdir, lambda: watch.said.stage):
+        with disk.explained(workdir), memory.explained(outlined, workdir, lambda: watch.said.stage):
             watch.at("the reading of weights")
             run, initial = load(outlined)
             for name, judge in run.panel.judges.items():

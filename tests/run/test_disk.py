@@ -1,12 +1,19 @@
 """What a run has on its disk at the fullest, against what is said before it begins."""
 
+import errno
+import os
+import resource
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
 
 import pytest
 
-from mvgrpo_jax.run import build, disk, loop
+from mvgrpo_jax.errors import UserError
+from mvgrpo_jax.run import build, disk, loop, metrics
+from tests.processes import ROOT
 from tests.runs import small_config
 
 
@@ -70,3 +77,40 @@ def test_a_disk_that_is_too_small_is_told_before(tmp_path, monkeypatch):
         disk.warn_if_short({"checkpoints": 6001}, tmp_path)
     with warnings.catch_warnings(action="error"):
         disk.warn_if_short({"checkpoints": 6000}, tmp_path)  # 1000 of them are there
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_message(tmp_path, number):
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl: could not be written \(.*\); free some space and run the same command"
+    ):
+        with disk.explained(tmp_path):
+            raise OSError(number, os.strerror(number), str(tmp_path / "metrics.jsonl"))
+    with pytest.raises(PermissionError), disk.explained(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+FULL = """
+import os, sys
+from mvgrpo_jax.run import disk, metrics
+from mvgrpo_jax.errors import reports_errors
+from pathlib import Path
+workdir = Path(sys.argv[1])
+def work():
+    with disk.explained(workdir):
+        writer = metrics.Writer(workdir, 0)
+        for number in range(100_000):
+            writer.write(number, {"loss": number / 3})
+reports_errors(work)()
+"""
+
+
+def test_a_real_bound_on_a_file_while_the_numbers_are_written(tmp_path):
+    """A line that was cut off is passed over, and those before it are there."""
+    bound = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, preexec_fn=bound
+    )
+    assert done.returncode == 2 and "free some space" in done.stderr and "Traceback" not in done.stderr, done.stderr
+    rows = metrics.read(tmp_path)
+    assert [row["iteration"] for row in rows] == list(range(len(rows))) and 100 < len(rows) < 1000
