@@ -149,6 +149,9 @@ class Loop:
         self.run, self.workdir, self.progress, self.budget, self.job = run, workdir, progress, budget, job
         self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
+        checkpoint.prepare(progress.state)
+        if run.evaluation:
+            checkpoint.prepare(averaged(progress.state))
         self.aside = Aside()
         self.writer, self.trackers = metrics.Writer(workdir, progress.done), tracked
         self.profile = Profile(run.config.profile, workdir)

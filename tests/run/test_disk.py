@@ -46,25 +46,26 @@ class Watched:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "changes, least",
     [
-        {},
-        {"lora.rank": 4, "ema.decay": 0.0, "export.at_checkpoints": True, "checkpoint.keep": 2, "eval.every": 1},
+        ({}, 0.5),
+        ({"lora.rank": 4, "ema.decay": 0.0, "export.at_checkpoints": True, "checkpoint.keep": 2, "eval.every": 1}, 0.1),
     ],
     ids=["whole", "adapters"],
 )
-def test_a_run_stays_below_what_was_said_and_not_far_below(tmp_path, changes):
+def test_a_run_stays_below_what_was_said_and_not_far_below(tmp_path, changes, least):
+    """least: the share of it that is there. Of small adapters what stands beside the arrays is the larger part."""
     config = small(**changes)
     outlined = build.outline(config)
     outlined.close()
     said = outlined.on_disk
     with Watched(tmp_path) as found:
         loop.train(config, tmp_path)
-    assert 0.5 * said["checkpoints"] < found.most["checkpoints"] <= said["checkpoints"]
+    assert least * said["checkpoints"] < found.most["checkpoints"] <= said["checkpoints"]
     assert found.most["best"] <= said["best"] and found.most["eval"] <= said["evaluations"]
     assert found.most["samples"] <= said["samples"]
     written = sum(found.most[name] for name in ("pipeline", "exports", "lora"))
-    assert 0.3 * said["exports"] < written <= said["exports"]
+    assert least * said["exports"] < written <= said["exports"]
     assert found.most["."] <= sum(said.values())
     assert f"disk: at most {sum(said.values()) / disk.GIB:.3g} GiB (checkpoints" in outlined.describe()
 
