@@ -14,7 +14,7 @@ MIB = 2**20
 
 def series(count=40, **changes):
     """Iterations of a run with nothing wrong; changes: name -> value by iteration."""
-    good = {"resident": lambda i: 800 * MIB, "live": lambda i: 30 * MIB, "compiled": lambda i: ["update"] * (i < 2)}
+    good = {"own": lambda i: 800 * MIB, "live": lambda i: 30 * MIB, "compiled": lambda i: ["update"] * (i < 2)}
     return [{"iteration": i} | {name: value(i) for name, value in (good | changes).items()} for i in range(count)]
 
 
@@ -25,8 +25,8 @@ LOOKS = [{"disk": 10 * MIB, "lines": n, "whole": True} for n in range(5)]
     "rows, looks, words",
     [
         (series(), LOOKS, []),
-        (series(resident=lambda i: (800 + 2 * i) * MIB), LOOKS, ["resident grew from"]),
-        (series(resident=lambda i: (800 + 10 * (i % 2)) * MIB), LOOKS, []),
+        (series(own=lambda i: (800 + 2 * i) * MIB), LOOKS, ["own grew from"]),
+        (series(own=lambda i: (800 + 10 * (i % 2)) * MIB), LOOKS, []),
         (series(live=lambda i: (30 + 0.1 * i) * MIB), LOOKS, ["live grew from"]),
         (series(compiled=lambda i: ["decode"] * (i == 30)), LOOKS, ["compiled after 10 iterations: {30: ['decode']}"]),
         (series(), [*LOOKS, LOOKS[0] | {"disk": 60 * MIB, "lines": 9}], ["60.0 MiB on the disk, 50.0 were said"]),
