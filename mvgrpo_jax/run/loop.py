@@ -30,8 +30,8 @@ from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
-from mvgrpo_jax.run.profile import Profile
 from mvgrpo_jax.run.programs import averaged, sampler_of
+from mvgrpo_jax.run.tracing import Profile
 from mvgrpo_jax.run.trackers import Trackers
 from mvgrpo_jax.storage import place
 
