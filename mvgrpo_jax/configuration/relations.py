@@ -9,7 +9,7 @@ from mvgrpo_jax.enhancers import perspectives
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.lora import LoraConfig
 from mvgrpo_jax.nano import captioner as embedded
-from mvgrpo_jax.run import export, profile
+from mvgrpo_jax.run import export, tracing
 from mvgrpo_jax.services import Settings, keys
 
 
@@ -127,7 +127,7 @@ def adapters(config) -> None:
 
 def traced(config) -> None:
     """The traced iterations begin within the run."""
-    span = profile.span(config.profile)
+    span = tracing.span(config.profile)
     if span and span.start >= config.iterations:
         raise UserError(
             f"config.profile must begin below config.iterations ({config.iterations}; the first is 0); got {config.profile!r}"

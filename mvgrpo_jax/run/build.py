@@ -21,7 +21,7 @@ from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.models.module import Params
 from mvgrpo_jax.parallel.mesh import check_devices, seen
 from mvgrpo_jax.prompts import loading, streaming
-from mvgrpo_jax.run import budget, export, placement
+from mvgrpo_jax.run import budget, disk, export, placement
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.evaluation import Evaluation
@@ -48,11 +48,17 @@ class Outline(NamedTuple):
             self.enhancer.close()
 
     def describe(self) -> str:
-        """What an iteration costs, on what it runs, and which prompts it draws from."""
+        """What an iteration costs, on what it runs, what it will have on its disk, and which prompts it draws from."""
         devices = list(self.mesh.devices.flat)
         axes = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         mesh = f"mesh: {axes}, {len(devices)} x {devices[0].device_kind}, {seen()} ({self.reason})"
-        return f"{self.budget.describe(self.config.algorithm.name, devices)}\n{mesh}\n{self.corpus.describe()}"
+        size = disk.describe(self.on_disk)
+        return "\n".join([self.budget.describe(self.config.algorithm.name, devices), mesh, size, self.corpus.describe()])
+
+    @property
+    def on_disk(self) -> dict[str, int]:
+        """What the workdir will hold at most: bytes by kind."""
+        return disk.predicted(self.config, self.programs, len(self.held_out))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,6 +14,8 @@ from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.run import integrity
 from mvgrpo_jax.storage import is_remote, remove
 
+FINGERPRINT = "fingerprint"  # beside what a checkpoint's data holds
+
 
 def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -51,6 +53,7 @@ class Series:
         for step in [s for s in self.manager.all_steps() if s >= iteration]:
             self.manager.delete(step)
         self._writing = iteration
+        data = data | {FINGERPRINT: integrity.fingerprint(state, data)}
         self.manager.save(iteration, args=ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)))
 
     def wait(self) -> None:
@@ -82,7 +85,11 @@ class Series:
             fault = f"it cannot be read ({first_line(error)})"
         if hosts.agree(bool(fault)):
             return None, None, fault or "another process could not read its part"
-        return restored["state"], restored["data"], ""
+        state, data = restored["state"], dict(restored["data"])
+        expected = data.pop(FINGERPRINT, None)  # checkpoints of earlier versions have none
+        if expected and (fault := integrity.altered(expected, integrity.fingerprint(state, data))):
+            return None, None, fault
+        return state, data, ""
 
     def newest(self, abstract: Any, *, discard: bool = False) -> tuple[int, Any, dict] | None:
         """(iteration, state, data) of the newest checkpoint that is whole; a warning names those that are passed over, and they
@@ -161,6 +168,11 @@ class Checkpoints:
     def close(self) -> None:
         self.last.close()
         self.best.close()
+
+
+def prepare(state: Any) -> None:
+    """Compiles now what the first save of such a state would compile."""
+    integrity.fingerprint(state, {})
 
 
 def abstract(state_shapes: Any, shardings: Any) -> Any:

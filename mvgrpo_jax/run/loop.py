@@ -19,16 +19,29 @@ from mvgrpo_jax.parallel import hosts
 from mvgrpo_jax.parallel.hosts import say
 from mvgrpo_jax.parallel.watch import Watch
 from mvgrpo_jax.rewards.means import deviations, mean
-from mvgrpo_jax.run import checkpoint, drawing, evaluation, export, groups, memory, metrics, report, stops, timeline, trackers
+from mvgrpo_jax.run import (
+    checkpoint,
+    disk,
+    drawing,
+    evaluation,
+    export,
+    groups,
+    memory,
+    metrics,
+    report,
+    stops,
+    timeline,
+    trackers,
+)
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
 from mvgrpo_jax.run.metrics import Clock
-from mvgrpo_jax.run.profile import Profile
 from mvgrpo_jax.run.programs import averaged, sampler_of
 from mvgrpo_jax.run.progress import Progress, begin
+from mvgrpo_jax.run.tracing import Profile
 from mvgrpo_jax.run.trackers import Trackers
 from mvgrpo_jax.storage import place
 
@@ -46,8 +59,10 @@ def train(config, workdir: str | Path) -> Path:
             export.check_destination(config, workdir)
         outlined = outline(config)
         say(outlined.describe())
+        if hosts.is_chief():
+            disk.warn_if_short(outlined.on_disk, workdir)
         tracked = trackers.begin(config, workdir)
-        with memory.explained(outlined, workdir, lambda: watch.said.stage):
+        with disk.explained(workdir), memory.explained(outlined, workdir, lambda: watch.said.stage):
             watch.at("the reading of weights")
             run, initial = load(outlined)
             for name, judge in run.panel.judges.items():
@@ -94,6 +109,9 @@ class Loop:
         self.run, self.workdir, self.progress, self.budget, self.job = run, workdir, progress, budget, job
         self.cursor = progress.cursor()  # from which the iteration under way begins again
         self.store = checkpoint.Checkpoints(workdir, run.config.checkpoint.keep)
+        checkpoint.prepare(progress.state)
+        if run.evaluation:
+            checkpoint.prepare(averaged(progress.state))
         self.aside = Aside()
         self.writer, self.trackers = metrics.Writer(workdir, progress.done), tracked
         self.profile, self.timeline = Profile(run.config.profile, workdir), timeline.Timeline()

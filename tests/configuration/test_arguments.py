@@ -147,3 +147,14 @@ def test_a_config_file_with_a_mistake_is_refused_with_its_key(tmp_path):
     with pytest.raises(UserError, match="config.lerning_rate: there is no such setting"):
         arguments.from_arguments(str(path), [])
     assert checks.check(arguments.load(CONFIG)) is None
+
+
+def test_the_config_of_a_run_is_a_config(tmp_path):
+    """What its workdir keeps, with tuples again and overrides in the type of what they replace."""
+    config = arguments.load("configs/flux_nano.py")
+    path = tmp_path / "config.json"
+    path.write_text(config.to_json_best_effort())
+    again = arguments.from_arguments(str(path), ["--config.algorithm.mvgrpo.trained_steps=(0, 1, 2)", "--config.seed=3"])
+    assert again.algorithm.mvgrpo.trained_steps == (0, 1, 2) and again.seed == 3
+    again.algorithm.mvgrpo.trained_steps, again.seed = config.algorithm.mvgrpo.trained_steps, config.seed
+    assert again == config

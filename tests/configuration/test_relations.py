@@ -22,6 +22,11 @@ from tests.configuration.edited import edited
         ({"lora.rank": 4, "lora.targets": ()}, "config.lora.targets gives no layer a rank"),
         ({"lora.rank": 4, "lora.targets": ("a=0", "b=0")}, "config.lora.targets gives no layer a rank"),
         ({"mesh.data": -1, "mesh.fsdp": -1}, "only one size may be -1.*got data, fsdp"),
+        ({"iterations": 5, "profile": "5:1"}, r"config.profile must begin below config.iterations \(5; .*; got '5:1'"),
+        ({"profile": "5"}, "config.profile must be 'START:COUNT', so many iterations from START on, .*; got '5'"),
+        ({"profile": "5:0"}, "config.profile must be 'START:COUNT'"),
+        ({"profile": "-1:2"}, "config.profile must be 'START:COUNT'"),
+        ({"profile": 5}, "config.profile must be 'START:COUNT'.*; got 5"),
         ({"train.minibatches": 3}, "minibatches must divide the prompts of an iteration .*= 16.; got 3, the nearest .* is 2"),
         ({"train.prompt_chunk": 5}, "prompt_chunk must divide the prompts of a minibatch .*= 16.; got 5, the nearest .* is 4"),
         ({"train.minibatches": 4, "train.prompt_chunk": 8}, "= 4.; got 8, the nearest below that does is 4"),
@@ -92,3 +97,7 @@ def test_one_step_is_understood_or_refused(name):
         checks.check(edited({"algorithm.name": name, "sampling.steps": 1, f"algorithm.{name}.trained_steps": ()}))
     except UserError as error:
         assert f"config for {name}" in str(error) or "no such setting" in str(error)
+
+
+def test_traced_iterations_may_go_on_beyond_the_end():
+    checks.check(edited({"iterations": 5, "profile": "4:9"}))

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -114,6 +115,45 @@ def test_a_damaged_checkpoint_is_passed_over_and_replaced(saved, tmp_path, what)
     store.wait()
     store.close()
     assert newest(tmp_path) == ((4, True), "")
+
+
+def test_a_bit_that_turned_over_is_found(tmp_path):
+    """In the largest files, which hold the arrays, and in the data, whose digits make other JSON."""
+    rng, series = np.random.default_rng(0), checkpoint.Series(tmp_path / "checkpoints", 3)
+    tree = {f"{kind}{i}": jnp.asarray(rng.normal(size=(64, 65)), kind) for kind in ("float32", "bfloat16") for i in range(2)}
+    tree |= {"count": jnp.int32(7), "done": jnp.asarray(True)}
+    for step in (2, 4):
+        series.save(step, tree, {"at": step, "beside": 123456})
+        series.wait()
+    series.close()
+    folder = tmp_path / "checkpoints/4"
+    file = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    whole, abstract = (
+        file.read_bytes(),
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree),
+    )
+
+    def found():
+        series = checkpoint.Series(tmp_path / "checkpoints", 3)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            step, state, data = series.newest(abstract)
+        series.close()
+        assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(tree)))
+        assert data == {"at": step, "beside": 123456}
+        return step, " ".join(str(w.message) for w in seen)
+
+    assert found()[0] == 4
+    for where in (0.2, 0.4, 0.6, 0.8):
+        damaged = bytearray(whole)
+        damaged[int(where * len(whole))] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        step, said = found()
+        assert step == 2 and "passed over" in said and ("1 of its 6 arrays are not what was saved" in said or "read" in said)
+    file.write_bytes(whole)
+    numbers = folder / "data/metadata"
+    numbers.write_text(numbers.read_text().replace("123456", "123457"))
+    assert found()[0] == 2 and "its data is not what was saved" in found()[1]
 
 
 def test_without_a_whole_checkpoint_nothing_begins_from_zero(saved, tmp_path):
