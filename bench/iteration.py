@@ -1,9 +1,10 @@
 """One MV-GRPO iteration beside the same iteration in torch: `python bench/iteration.py --size 2.4M 30M`.
 
-16 steps, four of them trained (0, 2, 4, 6), 12 draws each, 12 captions and the prompt, one prompt of 32 x 32 pixels (16 image
-tokens, 24 of text), random weights, float32. Encoders, decoder, captioner and judges are left out: their results are given. Ours
-are the run's own programs (run/programs.py): rollout, selection, update. Torch runs diffusers' own FluxTransformer2DModel in the
-ways of bench/iteration_peer.py, eager, and batched under torch.compile, which takes minutes to compile.
+16 steps, four of them trained (0, 2, 4, 6), 12 draws each, 12 captions and the prompt, one prompt of 32 x 32 pixels (16
+image tokens, 24 of text), random weights, float32. Encoders, decoder, captioner and judges are left out: their results are
+given. Ours are the run's own programs (run/programs.py): rollout, selection, update. Torch runs diffusers' own
+FluxTransformer2DModel in the ways of bench/iteration_peer.py, eager, and batched under torch.compile, which takes minutes
+to compile.
 
 Rounds are interleaved; figures go to docs/bench/iteration.json. tests/bench/test_iteration.py shows that both sides compute the
 same pictures, loss, gradient and parameters. JAX_COMPILATION_CACHE_DIR spares a second run the compilation.
