@@ -30,7 +30,7 @@ import torch  # noqa: E402
 from bench import timing  # noqa: E402
 
 if __name__ == "__main__":
-    timing.with_huge_pages()  # before anything large is imported
+    timing.begin()
 
 from bench.iteration_peer import Peer, Task, Texts, adamw, operations  # noqa: E402
 from configs import common  # noqa: E402
@@ -242,10 +242,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--ways", nargs="*", choices=tuple(NAMES), default=list(NAMES))
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=600.0, help="of a size, after which no further round begins")
     parser.add_argument("--together", type=int, default=4, help="trained steps in one backward pass of the batched way")
-    parser.add_argument("--out", type=Path, default=timing.FOLDER / "iteration.json")
+    timing.add_arguments(parser, rounds=15, seconds=600.0, name="iteration")
     options = parser.parse_args()
     for size in options.size:
         with tempfile.TemporaryDirectory() as folder:

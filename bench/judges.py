@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from bench import timing  # noqa: E402
 
 if __name__ == "__main__":
-    timing.with_huge_pages()  # before anything large is imported
+    timing.begin()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -189,9 +189,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, nargs="+", default=list(VIEWS))
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--side", type=int, default=512, help="pixels, a multiple of 8")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=120.0, help="of a row, after which no further round begins")
-    parser.add_argument("--out", type=Path, default=timing.FOLDER / "judges.json")
+    timing.add_arguments(parser, rounds=7, seconds=120.0, name="judges")
     options = parser.parse_args()
     images, lines = pictures_of(options.pictures, options.side), []
     for kind in options.kind:

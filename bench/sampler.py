@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from bench import timing  # noqa: E402
 
 if __name__ == "__main__":
-    timing.with_huge_pages()  # before anything large is imported
+    timing.begin()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -115,10 +115,8 @@ def main() -> None:
     parser.add_argument("--pipeline", type=Path, default=pipelines.EMBEDDED, help="FluxPipeline folder")
     parser.add_argument("--pictures", type=int, nargs="+", default=[1, 12], help="at once")
     parser.add_argument("--steps", type=int, default=28)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=300.0, help="of a batch size, after which no further round begins")
     parser.add_argument("--compiled", action="store_true", help="also diffusers under torch.compile, minutes of compiling")
-    parser.add_argument("--out", type=Path, default=timing.FOLDER / "sampler.json")
+    timing.add_arguments(parser, rounds=15, seconds=300.0, name="sampler")
     options = parser.parse_args()
     for count in options.pictures:
         row = measure(options.pipeline, count, options)

@@ -1,11 +1,13 @@
 """Timing of peers side by side on a CPU: interleaved rounds, a large product for scale, how disturbed it was, a record.
 
 Whoever compares runs every arm once in every round, so that what disturbs the machine meets all of them, and reports medians
-over rounds; a ratio is the median of the rounds' own ratios.
+over rounds; a ratio is the median of the rounds' own ratios. On a machine that others use, `--core N` keeps both sides to one
+processor and counts its time instead of the clock's: threads that wait for each other then cost nothing.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -24,10 +26,31 @@ QUIET = 0.05  # share of the machine that others may use before a run counts as 
 Seconds = dict[str, list[float]]
 
 
-def with_huge_pages() -> None:
-    """Starts this script anew with the setting of glibc that the Makefile gives to runs, which helps both sides; once."""
+clock = time.perf_counter
+
+
+def begin() -> None:
+    """To be called before anything large is imported. Starts this script anew, once, with the setting of glibc that the
+    Makefile gives to runs, which helps both sides; obeys --core."""
+    global clock
+    os.environ["JAX_PLATFORMS"] = (
+        "cpu"  # where the compilers of the extra `plan` are, jax would look for their devices, for minutes
+    )
+    core = sys.argv[sys.argv.index("--core") + 1] if "--core" in sys.argv[:-1] else ""
     if TUNABLES not in os.environ and platform.system() == "Linux":
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {TUNABLES: HUGE_PAGES})
+        threads = {"OMP_NUM_THREADS": "1"} if core else {}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {TUNABLES: HUGE_PAGES} | threads)
+    if core.isdigit():
+        os.sched_setaffinity(0, {int(core)})
+        clock = time.process_time
+
+
+def add_arguments(parser: argparse.ArgumentParser, rounds: int, seconds: float, name: str) -> None:
+    """What every comparison has: --rounds, --seconds, --core, --out."""
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--seconds", type=float, default=seconds, help="of a row, after which no further round begins")
+    parser.add_argument("--core", type=int, help="keep to this processor and count its time, on a machine that others use")
+    parser.add_argument("--out", type=Path, default=FOLDER / f"{name}.json")
 
 
 def interleaved(arms: dict[str, Callable[[], object]], rounds: int, warm: int = 1, most: float = float("inf")) -> Seconds:
@@ -45,9 +68,9 @@ def interleaved(arms: dict[str, Callable[[], object]], rounds: int, warm: int = 
         if number and time.monotonic() > end:
             break
         for name, call in arms.items():
-            began = time.perf_counter()
+            began = clock()
             call()
-            found[name].append(time.perf_counter() - began)
+            found[name].append(clock() - began)
     return found
 
 
@@ -121,7 +144,8 @@ def record(path: Path, key: str, facts: dict, share: float) -> None:
     that others used meanwhile."""
     rows = json.loads(path.read_text()) if path.exists() else {}
     command = " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]])
-    about = {"command": command, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine()}
+    of = "processor time on one core" if clock is time.process_time else "time"
+    about = {"command": command, "date": time.strftime("%Y-%m-%d %H:%M"), "machine": machine(), "seconds_are": of}
     rows[key] = about | {"others_used": round(share, 3), "disturbed": share > QUIET} | facts
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows, indent=1) + "\n")
