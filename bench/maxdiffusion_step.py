@@ -1,8 +1,8 @@
 """MaxDiffusion's training step of Flux with abstract arrays, from a copy of their repository.
 
 Their step is a function at the end of a module that imports what reads data, writes logs and stores checkpoints. It is taken
-from its file by name, unchanged, and run on their own network and scheduler; of what these import, packages of that kind that
-are not installed are stood in for.
+from its file by name, unchanged, and run on their own network and scheduler; of what these import, packages of that kind are
+stood in for.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from mvgrpo_jax.errors import UserError
 
 # Of data, logs and storage; the step computes nothing with them.
 ASIDE = ("google.cloud", "google_cloud_mldiagnostics", "tensorboardX", "datasets", "imageio", "librosa", "sentencepiece")
+# Networks of older releases of transformers, of which the text encoders are made; the step does not encode.
+FLAX = ("FlaxCLIPTextModel", "FlaxCLIPTextPreTrainedModel", "FlaxT5EncoderModel", "FlaxPreTrainedModel")
 NEEDED = ("einops", "aqt", "qwix", "tokamax", "chex", "toolz")
 AXES = ("data", "fsdp", "context", "tensor")
 # configs/base_flux_dev.yml's
@@ -85,7 +87,12 @@ def load(repository: Path) -> None:
             f"--no-deps --target DIR {' '.join(missing).replace('aqt', 'aqtp')}, and PYTHONPATH=DIR before this command"
         )
     sys.path.insert(0, str(repository / "src"))
-    sys.meta_path.append(_Aside())  # the last to be asked, for what is not installed
+    import transformers
+
+    for name in FLAX:
+        if not hasattr(transformers, name):
+            setattr(transformers, name, type(name, (), {}))
+    sys.meta_path.insert(0, _Aside())  # the first to be asked: google.cloud is there, and empty, with other packages
 
 
 def version(repository: Path) -> str:
