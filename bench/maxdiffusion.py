@@ -14,7 +14,6 @@ Of theirs, 64450df4 (FLUX.2-klein) and later embed the time of Flux.1 twice and 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
@@ -86,14 +85,10 @@ def theirs(repository: Path, topology: str, blocks: tuple[int, int], pixels: int
     shape = {"blocks": blocks, "pixels": pixels, "text": TEXT, "remat": {"full": "FULL", "none": "NONE"}[remat]}
     step = maxdiffusion_step.step(repository, devices, attention=attention, **shape)
     plain = maxdiffusion_step.step(repository, devices, attention="dot_product", **shape)
-    with contextlib.ExitStack() as stack:
-        for context in plain.contexts:
-            stack.enter_context(context)
+    with plain.entered():
         operations = flops.count(plain.function, *plain.arguments)
     began = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        for context in step.contexts:
-            stack.enter_context(context)
+    with step.entered():
         compiled = step.function.lower(*step.arguments).compile()
     islands = [number for number, group in enumerate(groups) for _ in group]
     return figures(compiled, operations, islands, chip, time.perf_counter() - began)

@@ -8,12 +8,14 @@ stood in for.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,11 +45,11 @@ RULES = (
 
 
 class Step(NamedTuple):
-    """A jitted function and its abstract arguments, to be lowered under `contexts`."""
+    """A jitted function and its abstract arguments, to be traced and lowered inside `with entered():`."""
 
     function: object
     arguments: tuple
-    contexts: tuple
+    entered: Callable
 
 
 class _StandIn(types.ModuleType):
@@ -147,8 +149,13 @@ def step(repository: Path, devices: list, *, blocks, pixels: int, text: int, att
     scheduler = FlaxEulerDiscreteScheduler(dtype=jnp.float32)
     times = scheduler.set_timesteps(scheduler.create_state(), num_inference_steps=50, timestep_spacing="flux")
     pipeline = types.SimpleNamespace(flux=network, scheduler=scheduler)
-    contexts = (mesh, partitioning.axis_rules(RULES))
-    with contexts[0], contexts[1]:
+
+    @contextlib.contextmanager
+    def entered():
+        with mesh, partitioning.axis_rules(RULES):
+            yield
+
+    with entered():
         boxed = network.init_weights(rngs=jax.random.key(0), max_sequence_length=text, eval_only=True)
         optimizer = optax.adamw(1e-5)
 
@@ -172,4 +179,4 @@ def step(repository: Path, devices: list, *, blocks, pixels: int, text: int, att
         return theirs(state, batch, key, guidance_vec=guidance, pipeline=pipeline, scheduler=times, config=None)
 
     function = jax.jit(run, out_shardings=(places, None, None), donate_argnums=(0, 1))
-    return Step(function, (state, batch, key), contexts)
+    return Step(function, (state, batch, key), entered)
