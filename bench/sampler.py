@@ -59,7 +59,7 @@ class Theirs:
     """FluxPipeline, given our initial latents."""
 
     def __init__(self, folder: Path, ours: Ours, steps: int, compiled: bool):
-        self.pipeline = FluxPipeline.from_pretrained(folder)
+        self.pipeline = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.pipeline.set_progress_bar_config(disable=True)
         if compiled:
             self.pipeline.transformer = torch.compile(self.pipeline.transformer, dynamic=False)
