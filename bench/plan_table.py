@@ -1,4 +1,4 @@
-"""The memory table of docs/running.md: `python bench/plan_table.py [--only h200]`.
+"""The memory table of docs/planning.md: `python bench/plan_table.py [--only h200]`.
 
 Plans configs/mvgrpo_flux.py and its LoRA twin for every topology, at 512 and 1024 pixels, one after another, each in a process
 of its own: the programs that decide. Figures are kept in docs/plans/*.json; what is there is not
@@ -97,7 +97,7 @@ def main() -> None:
         "| inside GiB | between GiB | exposed s | seconds | verdict |",
         "|---" * (len(COLUMNS) + 9) + "|",
     ]
-    page = ROOT / "docs" / "running.md"
+    page = ROOT / "docs" / "planning.md"
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     page.write_text(before + "\n".join([BEGIN, *head, *lines, END]) + after)

@@ -1,7 +1,7 @@
 """What happens to a request when its server fails, and after how long: `python bench/service_faults.py`.
 
 The server and the faults are those of tests/services; every fault once so that it passes after two answers, and once so that
-it stays. Writes the table of docs/running.md.
+it stays. Writes the table of docs/captions.md.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
         row("a caption of 100 KB", says(" ".join(f"the w{i}" for i in range(15_000)))),
         other_host(),
     ]
-    page = ROOT / "docs" / "running.md"
+    page = ROOT / "docs" / "captions.md"
     before, _, rest = page.read_text().partition(BEGIN)
     after = rest.partition(END)[2]
     page.write_text(before + "\n".join([BEGIN, *lines, END]) + after)

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
     c.image = ConfigDict({"height": 0, "width": 0})  # pixels; 0: the pipeline's own size
     c.prompts = ConfigDict(
         {
-            # A prompt file (docs/running.md), or flux-nano, flux-nano-one (embedded). Several: A,B are joined, and of A@3,B@1
+            # A prompt file (docs/prompts.md), or flux-nano, flux-nano-one (embedded). Several: A,B are joined, and of A@3,B@1
             # three prompts of A are drawn to one of B.
             "train": "flux-nano",
             "train_count": 0,  # of each file, from its beginning; 0: all

@@ -124,7 +124,7 @@ def check_devices(expected: int) -> None:
     if jax.device_count() < expected:
         raise UserError(
             f"config.mesh.devices is {expected}, but {seen()} are there; start a process for each device, or let each see all "
-            "devices of its host (docs/running.md, Pods), or set config.mesh.devices=0"
+            "devices of its host (docs/pods.md), or set config.mesh.devices=0"
         )
 
 

@@ -1,4 +1,4 @@
-"""The client against a server that fails in every way listed in docs/running.md: what comes back, and when."""
+"""The client against a server that fails in every way listed in docs/captions.md: what comes back, and when."""
 
 import asyncio
 import email.utils
