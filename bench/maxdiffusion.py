@@ -8,7 +8,7 @@ device receives, exposed communication by the schedule, seconds by the roofline 
 docs/bench/maxdiffusion.json.
 
 The compilers come with the extra `plan`; their repository is a clone that is never committed here.
-Of theirs, 64450df4 (FLUX.2-klein) and later embed the time of Flux.1 twice and cannot train it with guidance: take 64450df4^.
+Of theirs, 7cfb8801 embeds the time of Flux.1 twice and cannot train it with guidance; e0ba26c5 can.
 """
 
 from __future__ import annotations
