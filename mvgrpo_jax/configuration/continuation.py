@@ -45,6 +45,14 @@ FREE = (
     "views.service.response_kb",
 )
 
+# Keys that configs of earlier versions lack, with the values that do what was done then. Which prompts a run draws from is
+# checked by themselves.
+LATER = {
+    "train.async_steps": 0,
+    "views.prompt_weight": 0.5,  # of an aggregate that there was not
+    **{"prompts.kind": "", "prompts.dedup": True, "prompts.min_length": 0, "prompts.max_length": 0, "prompts.blocklist": ""},
+}
+
 # The last part of a judge's keys that may change: how its work is cut, how it is reached, and what is done without its score.
 OF_JUDGES = {key.rpartition(".")[2] for key in FREE if key.startswith("views.service.")} | {
     *("chunk", "offload", "on_failure", "max_invalid")
@@ -76,7 +84,8 @@ def evaluation(config: dict) -> dict[str, Any]:
 
 def changes(old: dict, new: dict) -> list[str]:
     """A line for each key that differs between two configs, as JSON has them, and may not."""
-    old, new = flatten(old), flatten(new)
+    new = flatten(new)
+    old = {key: value for key, value in LATER.items() if key in new} | flatten(old)
     algorithm = new.get("algorithm.name", "")
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not is_free(k, algorithm)]
     shown = lambda config, key: repr(config[key]) if key in config else "not set"

@@ -16,11 +16,12 @@ from tests.runs import small_config
 pytestmark = pytest.mark.slow
 
 
-def settings():
-    """That of test_few_prompts, with an evaluation and kept densities."""
-    config = small_config(iterations=1, group_size=4)
+def settings(ahead):
+    """That of test_few_prompts, with an evaluation; ahead: one step off-policy."""
+    config = small_config(iterations=1 + ahead, group_size=4)
+    config.train.async_steps = ahead
     config.views.count = 3
-    config.eval.every, config.mesh.fsdp = 1, 8
+    config.eval.every, config.mesh.fsdp = 1 + ahead, 8  # best weights are not saved meanwhile
     return config
 
 
@@ -45,15 +46,16 @@ def held_by_a_device() -> dict[int, int]:
     return {s.data.unsafe_buffer_pointer(): s.data.nbytes for s in shards}
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    """({program: bytes on a device when it was first called}, the plan, its calls)."""
+@pytest.fixture(scope="module", params=[0, 1], ids=["waits", "ahead"])
+def both(request, tmp_path_factory):
+    """({program: most bytes on a device when it was called}, the plan, its calls)."""
     called = {}
 
     def watched(name, program):
         @functools.wraps(program)
         def call(*arguments):
-            called.setdefault(name, sum(size for buffer, size in held_by_a_device().items() if buffer not in before))
+            held = sum(size for buffer, size in held_by_a_device().items() if buffer not in before)
+            called[name] = max(called.get(name, 0), held)
             return program(*arguments)
 
         return call
@@ -75,8 +77,8 @@ def both(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "load", loading)
         patch.setattr(Panel, "program", lambda self, name: watched(f"judge {name}", score(self, name)))
-        loop.train(settings(), tmp_path_factory.mktemp("run"))
-    config = settings()
+        loop.train(settings(request.param), tmp_path_factory.mktemp("run"))
+    config = settings(request.param)
     config.sampling.max_sequence_length = 0
     plan = AbstractRun(config, islands(jax.devices()))
     with jax.set_mesh(plan.mesh):

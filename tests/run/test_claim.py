@@ -52,6 +52,19 @@ def test_a_key_that_decides_is_refused_and_a_free_one_is_not(tmp_path):
         assert said == [] if key in continuation.FREE or foreign or key.endswith(".chunk") else said[0].startswith(f"{key}: ")
 
 
+def test_a_run_of_an_earlier_version_goes_on():
+    """Its config lacks keys that came later, which then stand for what was done; another value is a change."""
+    new = as_json(common.get_config())
+    old = json.loads(json.dumps(new))
+    for key in continuation.LATER:
+        section, _, name = key.rpartition(".")
+        old[section].pop(name)
+        assert continuation.flatten(new)[key] == continuation.LATER[key], "the default must be what was done"
+    assert continuation.changes(old, new) == []
+    new["train"]["async_steps"] = 1
+    assert continuation.changes(old, new) == ["train.async_steps: 0 there, 1 now"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [
