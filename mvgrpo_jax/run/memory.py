@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import resource
 import subprocess
@@ -79,12 +80,13 @@ def asked(text: str) -> int:
 
 def searched(command: list[str]) -> str:
     """What `plan` finds, in a process of its own that sees no device: its compilers take an environment that is set before jax
-    begins."""
+    begins, and libtpu ends a process at flags of XLA that it does not know."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "plan.json"
         try:
             done = subprocess.run(
-                [sys.executable, *command, f"--json={file}"], capture_output=True, text=True, timeout=SEARCH_S
+                [sys.executable, *command, f"--json={file}"], capture_output=True, text=True, timeout=SEARCH_S, env=environment
             )
         except subprocess.TimeoutExpired:
             return f"plan found none of them within {SEARCH_S:.0f} s"

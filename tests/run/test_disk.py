@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -92,11 +91,12 @@ def test_a_full_disk_is_a_message(tmp_path, number):
 
 
 FULL = """
-import os, sys
+import resource, sys
 from mvgrpo_jax.run import disk, metrics
 from mvgrpo_jax.errors import reports_errors
 from pathlib import Path
 workdir = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 def work():
     with disk.explained(workdir):
         writer = metrics.Writer(workdir, 0)
@@ -108,10 +108,7 @@ reports_errors(work)()
 
 def test_a_real_bound_on_a_file_while_the_numbers_are_written(tmp_path):
     """A line that was cut off is passed over, and those before it are there."""
-    bound = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, preexec_fn=bound
-    )
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "free some space" in done.stderr and "Traceback" not in done.stderr, done.stderr
     rows = metrics.read(tmp_path)
     assert [row["iteration"] for row in rows] == list(range(len(rows))) and 100 < len(rows) < 1000

@@ -1,5 +1,6 @@
 """Memory that does not suffice: what a run says, with the runtimes' own words and with a real error of this processor's."""
 
+import json
 import re
 
 import jax
@@ -92,18 +93,42 @@ def test_an_error_that_comes_after_the_call_is_traced_to_it():
 
 @pytest.mark.nightly
 def test_plan_is_asked_what_fits(tmp_path, monkeypatch):
-    """A run on eight chips of v5e ran out: the setting is the one that `plan` prints, found by a process of its own."""
-    config = brief(**{"image.height": 512, "image.width": 512, "mesh.fsdp": 1})
+    """A run on four chips of v5e, for which it is small: `plan` says so, in a process of its own."""
+    config = brief()
     outlined = build.outline(config)
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
     monkeypatch.setattr(hardware, "topology_of", lambda groups: "v5e:2x2")
     error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1024 bytes.")
     error.program = "update"
+    outlined.close()
     text = memory.message(outlined, tmp_path, "iteration 0, update", error)
     assert "the program 'update' asked for 0.00 GiB (1,024 bytes)" in text
     assert f"python -m mvgrpo_jax.plan --config={tmp_path}/config.json --topology=v5e:2x2" in text
     assert remedies.remedies(config, outlined.mesh.shape)[0][0] in text
-    assert "plan expects this to fit: look for what else is in that memory" in text
+    assert "plan expects this to fit: look for what else is in that memory" in text, text
+
+
+@pytest.mark.parametrize(
+    "facts, words",
+    [
+        (
+            {"fits": False, "nearest": {"setting": "config.train.remat=full  (the last step: ...)"}},
+            "plan's search: config.train.remat",
+        ),
+        ({"fits": True}, "plan expects this to fit: look for what else"),
+        (None, "plan could not tell (no such chip)"),
+    ],
+)
+def test_what_is_made_of_plans_answer(facts, words):
+    write = (
+        f"open(sys.argv[1].removeprefix('--json='), 'w').write({json.dumps(facts)!r})" if facts else "sys.exit('no such chip')"
+    )
+    assert memory.searched(["-c", f"import sys; {write}"]).startswith(words)
+
+
+def test_plan_may_take_only_so_long(monkeypatch):
+    monkeypatch.setattr(memory, "SEARCH_S", 0.2)
+    assert memory.searched(["-c", "import time; time.sleep(60)"]) == "plan found none of them within 0 s"
 
 
 def test_high_water_of_this_process():
