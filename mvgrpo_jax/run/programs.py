@@ -223,7 +223,8 @@ class Programs(Painting):
         def run(state: TrainState) -> TrainState:
             return state._replace(old=jax.tree.map(jnp.copy, state.params))
 
-        return Program("remember", run, "update", donate_argnums=0, out_shardings=self.state_shardings)
+        # The policy that sampled before is not read: unless it is kept as an argument its memory is not donated.
+        return Program("remember", run, "update", donate_argnums=0, keep_unused=True, out_shardings=self.state_shardings)
 
     @cached_property
     def follow(self):
