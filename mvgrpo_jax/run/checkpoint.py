@@ -145,6 +145,8 @@ class Checkpoints:
         self._write(self.best, iteration, weights, data)
 
     def _write(self, series: Series, iteration: int, state: Any, data: dict) -> None:
+        if jax.process_count() > 1:  # the barriers of two writes at once have one name, and orbax fails
+            self.wait()
         try:
             series.save(iteration, state, data)
         except (OSError, ValueError, RuntimeError, UserError) as error:

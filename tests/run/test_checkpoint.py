@@ -209,3 +209,21 @@ def test_other_numbers_of_devices_and_processes(tmp_path):
         assert next(follow).tolist() == want[2]
     assert json.loads((tmp_path / "two/checkpoints/6/files.json").read_text())
     series.close()
+
+
+BOTH = """
+from pathlib import Path
+from mvgrpo_jax.run import checkpoint
+from tests.run.test_checkpoint import state
+store = checkpoint.Checkpoints(Path(ARGUMENTS[0]), 2)
+for step in range(1, 9):
+    made = state(step, 2)[0]
+    store.save(step, made, {"at": step})
+    store.save_best(step, made.params, {"at": step})
+store.wait()
+print(store.last.steps(), store.best.steps())
+"""
+
+
+def test_two_processes_write_a_checkpoint_and_the_best_weights_at_once(tmp_path):
+    assert [out.splitlines()[-1] for out in succeed(together(BOTH, str(tmp_path)))] == ["[8, 7] [8]"] * 2
