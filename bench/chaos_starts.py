@@ -38,7 +38,7 @@ class Started:
         return self.began + max(sum(place == "update" for place, _ in marks) for marks in self.marks)
 
     def said(self, process: int) -> str:
-        """The last line that a process wrote to its standard error, without the progress bar and what libraries print after it."""
+        """The last line that a process wrote to its standard error: its error, or what is neither that nor progress."""
         lines = [re.split(r"\r", line)[-1].strip() for line in self.errors[process].splitlines()]
         lines = [line for line in lines if line and not re.search(r"\d+%\|", line)]
         ours = [line for line in lines if line.startswith("error: ")]
