@@ -46,16 +46,17 @@ DISK = 192 * 2**20
 
 def digest(workdir: Path, processes: int, iterations: int) -> dict[str, str]:
     """Digests of everything that a run must end with: each array of its last checkpoint and the cursor, the numbers of all
-    iterations without times, the exported weights."""
+    iterations without times and without what clients of servers counted (retries), the exported weights."""
     from tests.runs import leaves, numbers
 
     arrays, cursor = leaves(workdir, iterations, chaos_job.config_of(processes, iterations))
     state = hashlib.sha256(b"".join(array.tobytes() for array in arrays))
+    told = [{k: v for k, v in row.items() if not k.startswith(("enhancer/", "judge/"))} for row in numbers(workdir)]
     files = sorted((workdir / "pipeline" / "transformer").glob("*.safetensors"))
     return {
         "state": state.hexdigest(),
         "cursor": _digest(cursor),
-        "numbers": _digest(numbers(workdir)),
+        "numbers": _digest(told),
         "export": hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest(),
     }
 
@@ -109,7 +110,8 @@ class Bench:
             got = digest(job.place, processes, self.iterations)
         same = {what: got[what] == value for what, value in want.items()}
         for row in rows:
-            row |= {"kind": kind, "processes": processes, "chain": number, "seed": self.seed, "same": same}
+            row |= {"kind": kind, "processes": processes, "chain": number, "seed": self.seed}
+            row |= {"iterations": self.iterations, "same": same}
         with self.path.open("a") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         return rows
@@ -118,10 +120,12 @@ class Bench:
         """Blows until the run ends, then a start without one; yields the facts of each blow."""
         order: list[str] = []
         for _ in range(most):
-            order = order or [str(place) for place in rng.permutation(chaos_job.PLACES)]
+            # A checkpoint that is damaged has one before it: nothing is damaged in the first iterations.
+            places = ("rollout", "update", "checkpoint", "seal") if kind == "damage" else chaos_job.PLACES
+            order = order or [str(place) for place in rng.permutation(places)]
             place = order.pop()
             victim = 0 if place == "seal" else int(rng.integers(job.processes))  # the first process alone seals
-            times = 1 if place in ("export", "evaluation") else int(rng.integers(1, 3))
+            times = 1 if place in ("export", "evaluation") else int(rng.integers(1, 3)) + 2 * (kind == "damage")
             delay = float(rng.uniform(0.0, 1.2 * lengths.get(place, 0.2)))
             facts: dict = {"place": place, "victim": victim}
             started = job.go(when(place, times, delay, victim, self._act(kind, rng, disk, servers, facts)))
@@ -149,7 +153,7 @@ class Bench:
         return lambda process: process.send_signal(signal.SIGTERM if kind == "term" else signal.SIGKILL)
 
     def _facts(self, facts: dict, started: Started, kind: str, job: Job) -> dict:
-        said = [started.said(i) for i in range(job.processes) if i != facts["victim"] or kind != "kill"]
+        said = [started.said(i) for i in range(job.processes) if i != facts["victim"] or kind not in ("kill", "damage")]
         return facts | {
             "delay_s": round(started.struck, 4),
             "statuses": started.statuses,
@@ -199,10 +203,12 @@ def main(argv: list[str] | None = None) -> None:
         for processes in options.processes:
             wanted, number = getattr(options, f"{kind}s"), 0
             while wanted > 0:
-                done = [b for b in bench.blows() if (b["kind"], b["processes"], b["chain"]) == (kind, processes, number)]
-                rows = done or bench.chain(kind, processes, number, min(MOST, wanted))
-                blows = sum(row["delay_s"] > 0 for row in rows)
-                print(json.dumps({"kind": kind, "processes": processes, "chain": number, "blows": blows, **rows[-1]["same"]}))
+                this = {"kind": kind, "processes": processes, "chain": number}
+                this |= {"seed": options.seed, "iterations": options.iterations}
+                done = [blow for blow in bench.blows() if this.items() <= blow.items()]
+                rows = done or bench.chain(kind, processes, number, MOST if kind == "damage" else min(MOST, wanted))
+                blows = sum("damage" in row if kind == "damage" else row["delay_s"] > 0 for row in rows)
+                print(json.dumps(this | {"blows": blows, **rows[-1]["same"]}), flush=True)
                 wanted, number = wanted - max(blows, 1), number + 1
     print(chaos_report.table(bench.blows()))
 

@@ -27,6 +27,11 @@ MEANT = {
 }
 
 
+def run_of(blow: dict) -> tuple:
+    """What names the run that a blow struck, among those of one kind and number of processes."""
+    return blow["seed"], blow["iterations"], blow["chain"]
+
+
 def summary(blows: list[dict]) -> list[dict]:
     """A row for each kind and number of processes."""
     rows = []
@@ -34,15 +39,15 @@ def summary(blows: list[dict]) -> list[dict]:
         for processes in sorted({b["processes"] for b in blows if b["kind"] == kind}):
             own = [b for b in blows if (b["kind"], b["processes"]) == (kind, processes)]
             struck = [b for b in own if b["delay_s"] > 0]
-            chains = {b["chain"]: b["same"] for b in own}
+            chains = {run_of(b): b["same"] for b in own}
             statuses = collections.Counter(status for b in struck for status in b["statuses"])
             # What was updated and was not saved: the next start of the same run begins where the checkpoint is.
-            lost = [max(b["updates"] - after["began"], 0) for b, after in zip(own, own[1:]) if b["chain"] == after["chain"]]
+            lost = [max(b["updates"] - after["began"], 0) for b, after in zip(own, own[1:]) if run_of(b) == run_of(after)]
             rows.append(
                 {
                     "kind": kind,
                     "processes": processes,
-                    "blows": len(struck),
+                    "blows": sum("damage" in b for b in own) if kind == "damage" else len(struck),
                     "places": dict(collections.Counter(b["place"] for b in struck)),
                     "statuses": {str(status): count for status, count in sorted(statuses.items())},
                     "without a message": sum(bool(b["said"]) and not all(b["said"]) and any(b["statuses"]) for b in struck),
@@ -73,7 +78,7 @@ def table(blows: list[dict]) -> str:
 def write(blows: list[dict], docs: Path) -> str:
     """Writes docs/bench/chaos.json and the table of docs/results.md; returns the table."""
     facts = {
-        "command": "python bench/chaos.py",
+        "command": "python bench/chaos.py --report",
         "date": datetime.date.today().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.platform()}",
         "seeds": sorted({b["seed"] for b in blows}),

@@ -38,10 +38,11 @@ class Started:
         return self.began + max(sum(place == "update" for place, _ in marks) for marks in self.marks)
 
     def said(self, process: int) -> str:
-        """The last line that a process wrote to its standard error, without the progress bar."""
+        """The last line that a process wrote to its standard error: its error, or what is neither that nor progress."""
         lines = [re.split(r"\r", line)[-1].strip() for line in self.errors[process].splitlines()]
-        lines = [line for line in lines if line and "it/s]" not in line and "s/it]" not in line]
-        return lines[-1] if lines else ""
+        lines = [line for line in lines if line and not re.search(r"\d+%\|", line)]
+        ours = [line for line in lines if line.startswith("error: ")]
+        return (ours or lines or [""])[-1]
 
 
 @dataclasses.dataclass(frozen=True)

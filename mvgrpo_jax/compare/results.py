@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
-import markupsafe
 
 from mvgrpo_jax.compare import grid, hacking, paper, runs, scores
 from mvgrpo_jax.convert.files import atomic
@@ -37,7 +36,7 @@ PAGE = jinja2.Template(
 <p>Iterations in brackets; the best is the highest evaluation of this judge alone. Behind &plusmn; the standard error over
 prompts, of differences prompt by prompt; it does not say how much another seed of training would change.</p>{% endif %}
 {% if table %}<h2>In the paper's columns</h2>
-<div class="paper">{{ table }}</div>{% endif %}
+<div class="paper">{{ table | safe }}</div>{% endif %}
 {% if watched %}<h2>Judges that train and judges that watch</h2>
 <p>Change since the first evaluation. Trained judges that rise while held-out ones (weight 0) fall are being exploited, not
 satisfied.</p>
@@ -88,7 +87,7 @@ def write(workdirs: list[Path], out: Path) -> Comparison:
         notes=notes,
         consequence="Only curves are shown." if obstacles else "Of these judges no difference between runs is shown.",
         lines=lines,
-        table=markupsafe.Markup(tables.html_table(of_paper)) if of_paper else "",
+        table=tables.html_table(of_paper) if of_paper else "",
         against=found[0].name if len(found) > 1 else "",
         watched=[curves.figure(gains.run, f"In {gains.unit}.", hacking.plot(gains)) for gains in gained],
         sentences=sentences,

@@ -77,7 +77,15 @@ def test_lengths_of_places_and_what_was_said():
 
 def test_the_table_counts():
     same = {"state": True, "export": True}
-    row = {"kind": "kill", "processes": 2, "place": "judge", "seed": 0, "same": same, "said": ["process 0 died"]}
+    row = {
+        "kind": "kill",
+        "processes": 2,
+        "place": "judge",
+        "seed": 0,
+        "iterations": 6,
+        "same": same,
+        "said": ["process 0 died"],
+    }
     blows = [
         row | {"chain": 0, "delay_s": 0.1, "statuses": [-9, 75], "began": 0, "updates": 3},
         row | {"chain": 0, "delay_s": 0.1, "statuses": [-9, 1], "began": 2, "updates": 4, "said": [""]},

@@ -12,7 +12,7 @@ from mvgrpo_jax.enhancers.online import OnlineSession
 from mvgrpo_jax.errors import Outage
 from mvgrpo_jax.nano.judge import SceneReward
 from mvgrpo_jax.rewards import Judgement, Panel
-from mvgrpo_jax.run import build, iteration, loop, metrics, report
+from mvgrpo_jax.run import build, drawing, iteration, loop, metrics, report
 from mvgrpo_jax.run.metrics import Clock
 from tests.runs import numbers, small_config
 
@@ -49,7 +49,7 @@ def test_what_has_no_score_trains_nothing(failing, monkeypatch):
     run, initial = build.build(config)
     with contextlib.closing(run), jax.set_mesh(run.mesh):
         state = run.programs.init(initial)
-        samples = iteration.sample(run, 0, assemble(state.params, run.frozen), run.prompts[:2], None, Clock())
+        samples = drawing.sample(run, 0, assemble(state.params, run.frozen), run.prompts[:2], None, Clock())
         events.clear()
         views, scores = iteration.judge(run, 0, samples, Clock())
         judged = [("judged", name) for name in run.panel.judges]
