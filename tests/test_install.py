@@ -48,7 +48,7 @@ def test_one_tensorflow_everywhere_but_on_python_3_14():
 def test_every_import_of_the_package_is_asked_for():
     asked = {canonicalize_name(Requirement(line).name) for line in resolve.ranges()}
     optional = {"tensorboard", "libtpu", "jax-plugins", "starlette", "uvicorn", "rapidocr_onnxruntime", "pyarrow"}
-    optional |= {"wandb", "swanlab", "mlflow"}
+    optional |= {"wandb", "swanlab", "mlflow", "torch"}
     names = set()
     for path in (ROOT / "mvgrpo_jax").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

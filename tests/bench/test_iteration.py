@@ -21,7 +21,7 @@ TASKS = [dict(steps=5, trained=(0, 2), group=3, captions=2), dict(steps=6, train
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["guided", "three heads"])
+@pytest.fixture(scope="module", params=[0, pytest.param(1, marks=pytest.mark.nightly)], ids=["guided", "three heads"])
 def sides(request, tmp_path_factory):
     """(problem, ours after a rollout, what the peer is given)."""
     folder = tmp_path_factory.mktemp("iteration")

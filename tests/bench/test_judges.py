@@ -20,7 +20,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kind", ["clip", "imagereward", *(pytest.param(k, marks=pytest.mark.nightly) for k in ("pickscore", "hpsv2"))]
+    "kind", ["clip", *(pytest.param(k, marks=pytest.mark.nightly) for k in ("imagereward", "pickscore", "hpsv2"))]
 )
 def test_a_row(small, tmp_path, kind):
     before = dict(cases.OPEN), dict(cases.HUGGING), dict(cases.BLIP)

@@ -94,6 +94,7 @@ def test_an_evaluation_hands_metadata_to_the_judge(files):
     assert summary["judges"]["mine"]["mean"] == 1.5 and summary["judges"]["mine"]["missing"] == 0
 
 
+@pytest.mark.nightly
 def test_a_run_hands_metadata_to_the_judge(files):
     config = small_config(iterations=1)
     config.prompts.train = config.prompts.eval = str(files / "prompts.jsonl")

@@ -63,6 +63,7 @@ def test_the_ratio_leaves_one_with_the_second_batch(whole):
     assert away[0] < 2e-6 and min(away[1:]) > 20 * away[0] + 1e-5, away
 
 
+@pytest.mark.nightly
 def test_a_run_that_goes_on_draws_again_what_was_drawn_ahead(whole, tmp_path):
     loop.train(config_of(iterations=2), tmp_path)
     loop.train(config_of(), tmp_path)
@@ -73,6 +74,7 @@ def test_a_run_that_goes_on_draws_again_what_was_drawn_ahead(whole, tmp_path):
     assert numbers(tmp_path) == numbers(whole)
 
 
+@pytest.mark.nightly
 def test_without_a_step_it_is_the_run_that_waits(tmp_path):
     """At a learning rate of 0 nothing depends on which parameters drew: the same prompts, pictures and scores."""
     for name, steps in (("ahead", 1), ("waits", 0)):

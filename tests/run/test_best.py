@@ -48,6 +48,7 @@ def kernel(params, name="lora_b"):
     return np.asarray(functools.reduce(dict.__getitem__, ("transformer_blocks", "attn", "to_q", name), params))
 
 
+@pytest.mark.nightly
 def test_the_last_evaluation_counts_and_its_weights_are_kept(run):
     folder, used = run
     assert [p.name for p in (folder / "best").iterdir()] == ["2"]

@@ -48,7 +48,11 @@ class Watched:
     "changes, least",
     [
         ({}, 0.5),
-        ({"lora.rank": 4, "ema.decay": 0.0, "export.at_checkpoints": True, "checkpoint.keep": 2, "eval.every": 1}, 0.1),
+        pytest.param(
+            {"lora.rank": 4, "ema.decay": 0.0, "export.at_checkpoints": True, "checkpoint.keep": 2, "eval.every": 1},
+            0.1,
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["whole", "adapters"],
 )
