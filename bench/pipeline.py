@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--trained", type=int, nargs="+", default=[0, 2, 4, 6])
     parser.add_argument("--out", type=Path, help="JSON")
     options = parser.parse_args()
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))  # every way is built anew
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     median = lambda rows, key: float(np.median([row[key] for row in rows]))
     alone = measure("serial", 0.0, 0.0, options)
     rollout, found = median(alone, "rollout"), []
@@ -165,11 +167,11 @@ def main() -> None:
             item["bound"] = bound(median(of, "rollout"), median(of, "update"), captions, judge)
             found.append(item)
             print(json.dumps(item), flush=True)
+        if options.out:  # what is there when it is stopped
+            facts = {"command": " ".join(sys.argv), "date": time.strftime("%Y-%m-%d"), "rollout_s": rollout, "rows": found}
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(facts, indent=1) + "\n")
     print(table(found))
-    if options.out:
-        facts = {"command": " ".join(sys.argv), "date": time.strftime("%Y-%m-%d"), "rollout_s": rollout, "rows": found}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 if __name__ == "__main__":
