@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -117,9 +118,14 @@ def measure(way: str, captions: float, judge: float, options) -> list[dict]:
     return rows[2:-1]  # the last one waits for its own update
 
 
+def last_of(count: int) -> float:
+    """The median of the longest of so many times, in their medians."""
+    return float(np.exp(SIGMA * stats.norm.ppf(0.5 ** (1 / count))))
+
+
 def bound(rollout: float, update: float, captions: float, judge: float) -> float:
-    """The least idle share of an iteration whose update needs the scores of its own rollout, where answers take
-    captions + judge after the last picture and all of the update but the last pictures' share can fill the wait."""
+    """The least idle share of an iteration whose update needs the scores of its own rollout, where the last answers take
+    captions + judge after the last picture and all of the update fills the wait."""
     wait = max(0.0, captions + judge - update)
     return wait / (rollout + update + wait)
 
@@ -164,7 +170,9 @@ def main() -> None:
         for way, of in rows.items():
             item = {"latency": latency, "way": way, "seconds": median(of, "whole"), "idle": median(of, "time/idle")}
             item["ratio"] = median(rows["serial"], "whole") / item["seconds"]
-            item["bound"] = bound(median(of, "rollout"), median(of, "update"), captions, judge)
+            last = captions * last_of(options.prompts * options.group)  # of a branch's requests
+            item |= {"rollout_s": median(of, "rollout"), "update_s": median(of, "update")}
+            item["bound"] = bound(item["rollout_s"], item["update_s"], last, judge)
             found.append(item)
             print(json.dumps(item), flush=True)
         if options.out:  # what is there when it is stopped

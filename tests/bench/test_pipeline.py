@@ -19,6 +19,11 @@ def test_times_are_log_normal_about_their_median():
     assert np.median(drawn) == pytest.approx(np.log(0.2), abs=0.02) and drawn.std() == pytest.approx(pipeline.SIGMA, rel=0.05)
 
 
+def test_the_longest_of_many():
+    drawn = np.exp(pipeline.SIGMA * np.random.default_rng(0).standard_normal((20_000, 24))).max(1)
+    assert pipeline.last_of(24) == pytest.approx(np.median(drawn), rel=0.01) and pipeline.last_of(1) == pytest.approx(1.0)
+
+
 def test_the_table():
     row = {"latency": 0.5, "way": "ahead", "seconds": 1.5, "idle": 0.012, "ratio": 1.3, "bound": 0.2}
     assert pipeline.table([row]).splitlines()[-1] == "| 0.5 | ahead | 1.50 | 1.2 | 1.30 | 20.0 |"
