@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mvgrpo_jax.configuration import arguments, flags
 from mvgrpo_jax.console.commands import program
-from mvgrpo_jax.errors import reports_errors
+from mvgrpo_jax.errors import UserError, reports_errors
 from mvgrpo_jax.planning import hardware
 
 
@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--no-search", action="store_true", help="do not look for a setting that fits")
     options, rest = parser.parse_known_args(argv)
+    if options.margin >= 1:
+        raise UserError(f"--margin must be below 1, the share of a device's memory that stays free; got {options.margin:g}")
     chip, _, _ = hardware.parse(options.topology)
     hardware.prepare_environment()  # before the config, whose algorithms import jax
     if options.memory is not None:
