@@ -53,6 +53,7 @@ TEST = [
     "torch==2.13.0",
     "diffusers==0.42.1",
     "pytest==9.2.0",
+    "pytest-timeout==2.4.0",
     "pytest-xdist==3.8.0",
     "hypothesis==6.170.17",
     "packaging>=25.0",

@@ -1,5 +1,6 @@
 """Eight CPU devices for the sharding tests, and a compilation cache that survives between runs."""
 
+import gc
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -18,13 +19,27 @@ from pathlib import Path
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("MVGRPO_TEST_CACHE", str(Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
-import jax  # noqa: F401  (reads the environment)
+import jax
 import pytest
 
 
 def pytest_collection_modifyitems(items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+MAPPINGS = 20_000  # of 65530 that Linux allows a process unless told otherwise
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Between files, lets compiled programs go where there are many: each is three mappings of memory, and a process with no
+    mapping left crashes somewhere in XLA or in whatever asks for memory next."""
+    if nextitem is None or nextitem.path != item.path:
+        maps = Path("/proc/self/maps")
+        if maps.exists() and maps.read_bytes().count(b"\n") > MAPPINGS:
+            jax.clear_caches()
+            gc.collect()
 
 
 @pytest.fixture(scope="session")
