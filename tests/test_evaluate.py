@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -202,9 +203,18 @@ def test_a_full_disk_stops_with_a_message_and_the_same_command_goes_on(given, mo
 
 
 def test_what_is_interrupted_goes_on(given, monkeypatch, capsys):
-    measured = look.measured
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:  # the signal may come a while later
-        patch.setattr(look, "measured", lambda *a: signal.raise_signal(signal.SIGINT) or measured(*a))
+    measured, said = look.measured, []
+
+    def interrupted(*arguments):
+        if not said:  # once: a second Ctrl-C would end this process
+            signal.raise_signal(signal.SIGINT)
+            while "stopping" not in "".join(said):  # a thread hears it
+                said.append(capsys.readouterr().err)
+                time.sleep(0.01)
+        return measured(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(look, "measured", interrupted)
         given("out")
     assert stop.value.code == 75 and capsys.readouterr().err.endswith("the same command goes on\n")
     assert len(rows(given("out"))) == 8

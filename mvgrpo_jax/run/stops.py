@@ -31,11 +31,11 @@ def catching() -> Iterator[Callable[[], bool]]:
     asked = threading.Event()
 
     def heard(number: int) -> None:
-        if number == signal.SIGINT and not asked.is_set():
-            print("stopping at the end of this stage; Ctrl-C again ends at once", file=sys.stderr, flush=True)
-        elif number == signal.SIGINT:
+        if number == signal.SIGINT and asked.is_set():
             os._exit(AT_ONCE)
         asked.set()
+        if number == signal.SIGINT:
+            print("stopping at the end of this stage; Ctrl-C again ends at once", file=sys.stderr, flush=True)
         if several:
             os.kill(os.getpid(), signal.SIGTERM)
 

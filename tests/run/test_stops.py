@@ -103,7 +103,9 @@ def test_handlers_are_given_back_and_statuses_differ():
     with stops.catching() as asked:
         assert not asked()
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
+        deadline = time.monotonic() + 20
+        while not asked() and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert asked() and asked()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert [status(e("")) for e in (Stopped, UserError, RuntimeError)] == [75, 2, 1]
