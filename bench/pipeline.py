@@ -1,10 +1,11 @@
 """Who waits for whom: `python bench/pipeline.py [--latencies 0.1 0.5 2]`.
 
 The same iterations of MV-GRPO on flux-nano with a captioner and a judge whose answers take as long as asked in rollouts: median
-of a log-normal time for each request, all of them at once. They cost this machine nothing, as servers elsewhere do. Three ways:
+of a log-normal time for each request, all of them at once. They cost this machine nothing, as servers elsewhere do. Four ways:
 
   serial      one program draws all branches; captions are asked for when all pictures are there
   overlapped  branch by branch, the shortest first (config.views.overlap)
+  by branch   so, and a branch's gradient is computed while captions of others are awaited (config.train.by_branch)
   ahead       the next rollout is drawn before this iteration's update (config.train.async_steps=1)
 
 The parts are this repository's own loop; idle is the share of an iteration in which the devices have nothing to do, as
@@ -40,7 +41,13 @@ from mvgrpo_jax.rewards import Panel  # noqa: E402
 from mvgrpo_jax.run import build, loop, metrics, timeline, trackers  # noqa: E402
 from mvgrpo_jax.services import Worker  # noqa: E402
 
-WAYS = {"serial": (False, 0), "overlapped": (True, 0), "ahead": (True, 1)}
+# (config.views.overlap, config.train.by_branch, config.train.async_steps)
+WAYS = {
+    "serial": (False, False, 0),
+    "overlapped": (True, False, 0),
+    "by branch": (True, True, 0),
+    "ahead": (True, False, 1),
+}
 SIGMA = 0.3  # of the logarithm of a time
 
 
@@ -84,13 +91,13 @@ class SlowJudge(SceneReward):
 
 def config_of(way: str, options):
     c = flux_nano.get_config()
-    overlap, ahead = WAYS[way]
+    overlap, by_branch, ahead = WAYS[way]
     c.iterations, c.eval.every, c.checkpoint.every = options.iterations + 2, 0, 0
     c.prompts_per_iteration, c.group_size, c.views.count = options.prompts, options.group, options.group
     c.sampling.steps, c.algorithm.mvgrpo.trained_steps = options.steps, tuple(options.trained)
     c.rewards = {"scene": 1.0}
     c.log.images_every, c.log.trackers = 1, ()
-    c.views.overlap, c.train.async_steps = overlap, ahead
+    c.views.overlap, c.train.by_branch, c.train.async_steps = overlap, by_branch, ahead
     return c
 
 
@@ -112,7 +119,9 @@ def measure(way: str, captions: float, judge: float, options) -> list[dict]:
             spans = [timeline.Span(*s) for s in kept["spans"] if s[0] == timeline.DEVICE]
             of = lambda *names, spans=spans: sum(s.end - s.start for s in spans if s.name.split(" ")[0] in names)
             row["rollout"] = of("rollout", "anchor", "tail", "finish", "decode", "branch", "join")
-            row["update"] = of("update", "old_densities", "remember", "select", "encode_views")
+            row["update"] = of(
+                "update", "old_densities", "remember", "select", "encode_views", "nothing", "add", "finish_update"
+            )
             row["whole"] = kept["seconds"]
     run.close()
     return rows[2:-1]  # the last one waits for its own update

@@ -129,6 +129,9 @@ def get_config() -> ConfigDict:
             # 1: the next rollout is drawn, with the parameters of before this iteration's update, while captions and scores are
             # awaited; ratios compare with the densities of the parameters that drew.
             "async_steps": 0,
+            # True: the gradient of a branch is computed as soon as its own captions and scores are there, while those of other
+            # branches are awaited; the same update but for rounding. Without captions of its own for each branch: as False.
+            "by_branch": False,
         }
     )
     c.lora = ConfigDict(

@@ -42,7 +42,8 @@ class Algorithm:
     view is missing: its rewards mean nothing, and what it gets is not used; a reward that is missing, and an advantage that
     there is none for, are not-a-number (core/advantages.py). objective: what is minimised. select: which
     transitions train. schedule(iteration): what moves. follow(iteration): the share of itself that the sampling policy keeps
-    after that iteration, None where the current policy samples. chooser: None where every prompt is kept."""
+    after that iteration, None where the current policy samples. chooser: None where every prompt is kept. by_branch:
+    whether a block's advantages and weights are those of its own branch's rewards, whatever the others' are."""
 
     graph: RolloutGraph
     kernel: Kernel
@@ -53,6 +54,7 @@ class Algorithm:
     schedule: Callable[[int], Moment] = lambda iteration: Moment()
     follow: Callable[[int], float] | None = None
     chooser: Chooser | None = None
+    by_branch: bool = False
 
 
 def options(**settings) -> dict[str, Any]:

@@ -36,4 +36,5 @@ def make(config, o):
         eta=o.eta,
         advantage=normalised(config, o, ddof=1, eps=1e-8),
         objective=objectives.policy_gradient(kernel, clip=o.clip, kl=o.kl, divergence=o.divergence),
+        by_branch=o.combine != "whitened",
     )

@@ -39,4 +39,5 @@ def make(config, o):
         advantage=normalised(config, o, ddof=0, eps=1e-4),
         objective=objectives.policy_gradient(kernel, clip=o.clip, kl=o.kl, divergence=o.divergence),
         select=selection.everything(weigh),
+        by_branch=o.combine != "whitened",
     )

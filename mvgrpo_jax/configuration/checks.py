@@ -91,6 +91,7 @@ RULES: dict[str, Rule] = {
     "train.minibatches": Int(1, 65536),
     "train.update_per": Choice.of(("iteration", "timestep")),
     "train.async_steps": Int(0, 1),
+    "train.by_branch": Flag(),
     "lora.rank": Int(0, 65536, zero="the whole transformer is trained"),
     "lora.alpha": Real(0.0, 1e6, zero="a scale of 1"),
     "lora.targets": Tuple(Text(empty=False)),

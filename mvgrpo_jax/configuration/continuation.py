@@ -30,6 +30,7 @@ FREE = (
     "iterations",
     # How the work is cut, and where it is done: rounding alone.
     *("train.remat", "train.attention", "train.unroll", "train.view_chunk", "train.prompt_chunk", "train.state_chunk"),
+    "train.by_branch",
     *("mesh.auto", "mesh.data", "mesh.fsdp", "mesh.tensor", "mesh.devices", "watch.silence_s", "watch.standstill_s"),
     *("text.memory_mb", "text.folder", "text.disk_gb", "text.drop_encoders"),
     # What is kept, written and shown.

@@ -15,7 +15,21 @@ from mvgrpo_jax.services import Settings, keys
 
 def check(config) -> None:
     """Raises UserError where values do not fit each other."""
-    for relation in (prompts, mesh, algorithm, ahead, chunks, judges, views, service, texts, adapters, traced, export.check):
+    for relation in (
+        prompts,
+        mesh,
+        algorithm,
+        ahead,
+        by_branch,
+        chunks,
+        judges,
+        views,
+        service,
+        texts,
+        adapters,
+        traced,
+        export.check,
+    ):
         relation(config)
 
 
@@ -54,6 +68,25 @@ def ahead(config) -> None:
     if made.follow or made.chooser:
         why = "keeps a sampling policy of its own" if made.follow else "chooses prompts by what was drawn before"
         raise UserError(f"config.train.async_steps=1 does not go with {name}, which {why}; set it to 0")
+
+
+def by_branch(config) -> None:
+    """The gradient of a branch can be computed by itself where nothing of other branches decides about it, and one optimiser
+    step takes all of them."""
+    t = config.train
+    if not t.by_branch:
+        return
+    several = {"passes": 1, "minibatches": 1, "update_per": "iteration", "async_steps": 0}
+    if wrong := [f"config.train.{key}={t[key]}" for key, value in several.items() if t[key] != value]:
+        raise UserError(
+            f"config.train.by_branch adds up the gradient of one optimiser step and does not go with {', '.join(wrong)}; "
+            "set it to False"
+        )
+    if not algorithms.make(config).by_branch:
+        raise UserError(
+            f"config.train.by_branch does not go with {config.algorithm.name} as it is set: what a branch gets depends on "
+            "others; set it to False"
+        )
 
 
 def chunks(config) -> None:

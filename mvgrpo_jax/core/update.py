@@ -131,8 +131,9 @@ class Updater:
         _, prompts, blocks, draws = batch.weight.shape
         return jnp.float32(self.minibatches / (prompts * blocks * draws))
 
-    def gradients(self, params, frozen, old_params, reference, micro: Microbatch, scale=1.0):
-        """(scale x loss, its gradient in float32, metrics) summed over all microbatches of a cut batch."""
+    def gradients(self, params, frozen, old_params, reference, micro: Microbatch, scale=1.0, total=None):
+        """(scale x loss, its gradient in float32, metrics) summed over all microbatches of a cut batch. total: a loss and a
+        gradient that these are added to."""
         axes = micro.weight.ndim - 3  # of a microbatch alone it is [v, p, g]
 
         def one(total, micro):
@@ -143,9 +144,33 @@ class Updater:
             (loss, metrics), grads = jax.value_and_grad(scaled, has_aux=True)(params)
             return jax.tree.map(lambda a, b: a + b.astype(a.dtype), total, (loss, grads)), metrics
 
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-        (loss, grads), metrics = scan(one, (jnp.zeros(()), zeros), micro, axes)
+        (loss, grads), metrics = scan(one, self.nothing(params) if total is None else total, micro, axes)
         return loss, grads, _reduced(metrics)
+
+    def nothing(self, params) -> tuple[jax.Array, dict]:
+        """A loss and a gradient of 0, float32."""
+        return jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+
+    def add(self, total, state: TrainState, reference, batch: Batch, block: jax.Array, frozen=None):
+        """What one block of a batch adds to an update's loss and gradient: (total with it, metrics). total: of other blocks, or
+        `nothing`. batch: of one optimiser step; views are those of this block, [V, P, 1], and what other blocks hold is not
+        read. `finish` then makes the update."""
+        of = lambda axis: lambda a: jax.lax.dynamic_slice_in_dim(a, block, 1, axis)
+        one = batch._replace(
+            transitions=jax.tree.map(of(1), batch.transitions),
+            advantage=of(2)(batch.advantage),
+            weight=of(2)(batch.weight),
+        )
+        micro = cut(one, self.counts(one))
+        loss, grads, metrics = self.gradients(state.params, frozen, state.old, reference, micro, self.scale(batch), total)
+        return (loss, grads), metrics
+
+    def finish(self, state: TrainState, total, metrics: list[dict[str, Metric]]) -> tuple[TrainState, dict[str, jax.Array]]:
+        """The update of the blocks that were added: as `update`, but for rounding."""
+        state, applied = self.apply(state, *total)
+        of_blocks = jax.tree.map(lambda *of_each: jnp.stack(of_each), *metrics)
+        found = of_blocks | applied | {"loss": Mean.of(total[0])}
+        return state, {name: metric.value() for name, metric in _reduced(found).items()}
 
     def apply(self, state: TrainState, loss, grads) -> tuple[TrainState, dict[str, Metric]]:
         """One optimiser step; a step with a non-finite loss or gradient leaves the state as it was."""

@@ -219,6 +219,8 @@ class AbstractRun:
         transitions, advantage, weight, _ = jax.eval_shape(lambda *a: programs.select(*a, choosing[-1]), *choosing[:-1])
         transitions = placed(transitions, programs.place("prompts"))
         batch = Batch(transitions, views, placed(advantage, programs.of_views), placed(weight, programs.of_views))
+        if config.train.by_branch and programs.caption_branches > 1:
+            return self._by_branch(calls, batch, trajectory)
         if needs_old(config, programs):
             calls["old_densities"] = Call(1, programs.old_densities, (self._policy, batch), (trajectory,))
             old = jax.eval_shape(programs.old_densities, self._policy, batch)
@@ -230,6 +232,22 @@ class AbstractRun:
         if algorithm.follow:
             calls["follow"] = Call(1, programs.follow, (self.state, self._array((), jnp.float32)), (batch, trajectory))
         return calls
+
+    def _by_branch(self, calls: dict[str, Call], batch: Batch, trajectory) -> dict[str, Call]:
+        """An update that adds up the gradients of branches. calls, batch: those of one that does not."""
+        programs, prompts, branches = self.programs, self.config.prompts_per_iteration, self.programs.caption_branches
+        total = placed(jax.eval_shape(programs.nothing, self.state.params), programs.total_shardings)
+        ids = self._ids((programs.views, prompts, 1), programs.of_views)
+        one = batch._replace(views=self._condition(programs.views, prompts, 1, place=programs.of_views))
+        adding = (total, self.state, self.reference, one, self._array((), jnp.int32), self.frozen)
+        metrics = placed(jax.eval_shape(programs.add, *adding)[1], programs.replicated)
+        return {
+            "nothing": Call(1, programs.nothing, (self.state.params,), (trajectory,)),
+            "encode_views": Call(branches, programs.encode_views, (self.encoders, *ids), (trajectory, total)),
+            "select": calls["select"]._replace(times=branches + 1, beside=(one.views, total)),
+            "add": Call(branches, programs.add, adding, (trajectory,)),
+            "finish_update": Call(1, programs.finish_update, (self.state, total, [metrics] * branches)),
+        }
 
     def _evaluation(self) -> dict[str, Call]:
         """Of the evaluation, whose texts are encoded when a run begins."""

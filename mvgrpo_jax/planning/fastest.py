@@ -93,7 +93,9 @@ class Search:
         low, high, found = 0, len(sizes) - 1, False
         while low <= high:
             middle = low if not found and low == 0 else (low + high) // 2
-            tried = self._try(changes | dict(zip(CHUNKS, sizes[middle])), start, only=("update",))
+            tried = self._try(
+                changes | dict(zip(CHUNKS, sizes[middle])), start, only=("update" if "update" in start.costs else "add",)
+            )
             if tried.fits(self.bound):
                 found, high = True, middle - 1
             else:

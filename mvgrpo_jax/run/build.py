@@ -70,7 +70,8 @@ class Run:
     asked, each under a policy; weights: of those that train. frozen: the base beneath adapters, None where the whole
     transformer is trained.
     reference: the initial parameters of what is trained where the objective needs them. evaluation: None where
-    config.eval.every is 0. overlap: whether pictures go to the enhancer branch by branch.
+    config.eval.every is 0. overlap: whether pictures go to the enhancer branch by branch. by_branch: whether the gradient of a
+    branch is computed while captions and scores of others are awaited.
     """
 
     config: Any
@@ -88,6 +89,7 @@ class Run:
     frozen: Params | None
     reference: Params | None
     overlap: bool
+    by_branch: bool
 
     def close(self) -> None:
         self.panel.close()
@@ -181,5 +183,6 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         frozen=transformer if programs.lora else None,
         reference=jax.tree.map(jnp.copy, initial) if algorithm.objective.reference else None,
         overlap=eager and config.views.overlap and algorithm.graph.separable and not algorithm.chooser,
+        by_branch=config.train.by_branch and programs.caption_branches > 1,
     )
     return run, initial

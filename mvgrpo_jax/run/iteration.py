@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -47,14 +48,25 @@ class Scores(NamedTuple):
     waited: float
 
 
-def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Views, Scores]:
+# each(branch, captions [V][P], {judge that trains: scores [V, P, S]}, active: bool [V, P])
+Each = Callable[[int, list[list[str | None]], dict[str, np.ndarray], np.ndarray], None]
+
+
+def judge(run: Run, iteration: int, samples: Samples, clock: Clock, each: Each | None = None) -> tuple[Views, Scores]:
     """The captions, and every judge's scores under them. Judges are asked about the pictures of a branch as soon as its
-    captions are there, while those of the others are awaited. A judge that does not train is asked about the prompt alone."""
+    captions are there, while those of the others are awaited. A judge that does not train is asked about the prompt alone.
+    each: given the scores of every branch before the next one's captions are waited for."""
     panel, session, branches = run.panel, samples.session, range(len(samples.pictures))
     for one in panel.judges.values():
         one.take_cut()  # of an evaluation
     panel.take_seconds()
-    captions, pending, asked_at = {}, {}, {}
+    captions, pending, asked_at, found = {}, {}, {}, {}
+
+    def take(branch: int) -> None:
+        for name in panel.judges:
+            found[name, branch] = pending.pop((name, branch))()
+            clock.note("judges", f"{name}, branch {branch}", asked_at[branch])
+
     for branch in reversed(branches) if run.overlap else branches:  # as they were drawn
         with clock("enhance"):
             views = [samples.prompts, *(session.captions(branch) if session else ())]
@@ -66,15 +78,19 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
             for name in panel.judges:
                 asked = views if name in run.weights else views[:1]
                 pending[name, branch] = panel.begin(name, samples.pictures[branch], asked)
+            if each:
+                take(branch)
+        if each:
+            scores = {name: found[name, branch] for name in run.weights}
+            known = np.asarray([[text is not None for text in view] for view in views])
+            each(branch, views, scores, known & comparable([*scores.values()]))
     with clock("enhance"):
         if session:
             session.finish()
     began = time.perf_counter()
     with clock("reward"):
-        found = {}
-        for (name, branch), wait in pending.items():
-            found[name, branch] = wait()
-            clock.note("judges", f"{name}, branch {branch}", asked_at[branch])
+        for branch in captions if pending else ():
+            take(branch)
         by_judge = {name: np.stack([found[name, branch] for branch in branches], axis=2) for name in panel.judges}
         panel.rest()
         for pictures in samples.pictures:
@@ -91,7 +107,7 @@ def judge(run: Run, iteration: int, samples: Samples, clock: Clock) -> tuple[Vie
 
 
 def comparable(scores: list[np.ndarray]) -> np.ndarray:
-    """Whether a group has two samples or more that some judge could tell apart: bool [V, P, R] of scores [V, P, R, S]."""
+    """Whether a group has two samples or more that some judge could tell apart: bool [...] of scores [..., S]."""
     return np.any([(~np.isnan(s)).sum(-1) > 1 for s in scores], axis=0)
 
 

@@ -35,6 +35,7 @@ from mvgrpo_jax.run import (
 )
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run.aside import Aside
+from mvgrpo_jax.run.branches import Gradients
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.build import Run, load, outline
 from mvgrpo_jax.run.claim import claim
@@ -164,12 +165,19 @@ class Loop:
         if every.train.async_steps and number + 1 < every.iterations:
             cursor, begun = progress.cursor(), self.draw(number + 1, clock, progress.state.params)
         self.enter(number, "judge")
-        views, judged = stages.judge(run, number, samples, clock)
+        gradients = Gradients(run, progress.state, number, samples, clock) if run.by_branch else None
+        views, judged = stages.judge(run, number, samples, clock, gradients and gradients.add)
         self.enter(number, "update")
-        batch, log = stages.make_batch(run, number, samples, views, judged, clock)
+        if gradients:
+            log = gradients.log({name: judged.by_judge[name] for name in run.weights}, judged.active)
+        else:
+            batch, log = stages.make_batch(run, number, samples, views, judged, clock)
         samples = samples._replace(trajectory=None)  # the batch has what trains
         with jax.profiler.TraceAnnotation("update"):
-            progress.state, history = stages.update(run, progress.state, batch, number)
+            if gradients:
+                progress.state, history = gradients.finish()
+            else:
+                progress.state, history = stages.update(run, progress.state, batch, number)
         progress.memory, progress.done = samples.memory, number + 1
         if begun:  # the update waits behind it: who describes the pictures has as long as both take
             self.ahead = Ahead(cursor, drawing.hand_over(run, number + 1, begun, clock))

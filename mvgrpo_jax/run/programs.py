@@ -192,6 +192,30 @@ class Programs(Painting):
         return Program("update", self.updater.update, donate_argnums=0, out_shardings=shardings)
 
     @cached_property
+    def nothing(self):
+        """params -> the loss and the gradient of 0 that an update by branches begins with."""
+        return Program("nothing", self.updater.nothing, "update", out_shardings=self.total_shardings)
+
+    @property
+    def total_shardings(self):
+        """Where a loss and a gradient live."""
+        return self.replicated, self.state_shardings.params
+
+    @cached_property
+    def add(self):
+        """(total (donated), TrainState, reference parameters or None, Batch, block, frozen base or None) -> (total,
+        metrics)."""
+        return Program(
+            "add", self.updater.add, "update", donate_argnums=0, out_shardings=(self.total_shardings, self.replicated)
+        )
+
+    @cached_property
+    def finish_update(self):
+        """(TrainState (donated), total, metrics of each block) -> (TrainState, metrics)."""
+        shardings = (self.state_shardings, self.replicated)
+        return Program("finish_update", self.updater.finish, "update", donate_argnums=0, out_shardings=shardings)
+
+    @cached_property
     def old_densities(self):
         """(params, Batch) -> Old."""
         return Program("old_densities", self.updater.old_densities, "update", out_shardings=self.of_views)

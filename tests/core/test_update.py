@@ -89,6 +89,31 @@ def test_gradient_equals_a_loop_without_sharing(graph, clip):
     tiny.close(grads, want, 2e-4)
 
 
+def test_blocks_add_up_to_the_update(shared):
+    """Each block by itself, in another order, with what belongs to the others spoilt: the same parameters and metrics."""
+    up, params, batch = shared
+    want_state, want = jax.jit(up.update)(up.init(params), None, batch)
+    state, total, metrics = up.init(params), jax.jit(up.nothing)(params), []
+    add = jax.jit(up.add)
+    for block in (1, 0):
+        mine = np.arange(2) == block
+        spoilt = batch._replace(
+            transitions=batch.transitions._replace(
+                x_next=jnp.where(mine[:, None, None, None], batch.transitions.x_next, jnp.nan)
+            ),
+            views=jax.tree.map(lambda a, b=block: a[:, :, b : b + 1], batch.views),
+            advantage=jnp.where(mine[:, None], batch.advantage, jnp.nan),
+        )
+        total, found = add(total, state, None, spoilt, jnp.int32(block))
+        metrics.append(found)
+    got_state, got = jax.jit(up.finish)(state, total, metrics)
+    assert got.keys() == want.keys()
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-7, err_msg=name)
+    tiny.close(got_state.params, want_state.params, 1e-5)
+    assert got_state.step == 1
+
+
 def test_ratio_is_exactly_one_before_the_first_update(shared):
     up, params, batch = shared
     _, metrics = jax.jit(up.update)(up.init(params), None, batch)

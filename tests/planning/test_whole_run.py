@@ -16,10 +16,15 @@ from tests.runs import small_config
 pytestmark = pytest.mark.slow
 
 
-def settings(ahead):
-    """That of test_few_prompts, with an evaluation; ahead: one step off-policy."""
+# How an iteration's update is made -> the programs of its own.
+WAYS = {"waits": ("update",), "ahead": ("update",), "by branch": ("add", "finish_update")}
+
+
+def settings(way):
+    """That of test_few_prompts, with an evaluation."""
+    ahead = way == "ahead"
     config = small_config(iterations=1 + ahead, group_size=4)
-    config.train.async_steps = ahead
+    config.train.async_steps, config.train.by_branch = int(ahead), way == "by branch"
     config.views.count = 3
     config.eval.every, config.mesh.fsdp = 1 + ahead, 8  # best weights are not saved meanwhile
     return config
@@ -46,7 +51,7 @@ def held_by_a_device() -> dict[int, int]:
     return {s.data.unsafe_buffer_pointer(): s.data.nbytes for s in shards}
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["waits", "ahead"])
+@pytest.fixture(scope="module")
 def both(request, tmp_path_factory):
     """({program: most bytes on a device when it was called}, the plan, its calls)."""
     called = {}
@@ -86,6 +91,7 @@ def both(request, tmp_path_factory):
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("both", WAYS, indirect=True)
 def test_the_plan_lists_what_a_run_calls(both):
     called, _, calls = both
     listed = {name.removesuffix(" of evaluation") for name in calls}
@@ -94,7 +100,15 @@ def test_the_plan_lists_what_a_run_calls(both):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("name", ["rollout", "decode", "judge clip", "encode_views", "select", "update", "evaluate"])
+@pytest.mark.parametrize(
+    "both, name",
+    [
+        (way, name)
+        for way, own in WAYS.items()
+        for name in ("rollout", "decode", "judge clip", "encode_views", "select", "evaluate", *own)
+    ],
+    indirect=["both"],
+)
 def test_bytes_on_a_device_are_those_of_the_run(both, name):
     called, plan, calls = both
     call = calls[name]

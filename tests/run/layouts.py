@@ -28,6 +28,12 @@ SETTINGS = {
         "mesh": {"data": 2, "fsdp": 2},
         "eval.every": 2,
     },
+    "branches": {
+        "views.enhancer": "vlm",
+        "views.service": {"endpoints": ("{url}",), "model": "m", "concurrency": 8},
+        "views.image.size": 16,
+        "train": {"by_branch": True, "view_chunk": 1},
+    },
     "captions of a file": {
         "views.enhancer": "offline",
         "views.file": "{inputs}/captions.jsonl",

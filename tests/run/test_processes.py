@@ -23,6 +23,7 @@ OFTEN = set()  # of every day; tests/run/test_owners.py runs two processes then
 EVERYWHERE = {"loss", "grad_norm", "ratio/max", "reward/scene", "reward/clip", "advantage/abs", "views/active", "zero_std/clip"}
 OWN = {
     "captions of a service": {"enhancer/asked", "enhancer/missing"},
+    "branches": {"enhancer/asked", "ratio/max"},
     "adapters": {"kl"},
     "passes": {"ratio/min", "clip/low", "ratio/first_update_error"},
     "resumed": {"ratio/min", "clip/low", "ratio/first_update_error"},
