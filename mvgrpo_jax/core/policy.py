@@ -58,9 +58,10 @@ class Policy:
             cast(params, self.dtype),
             flat.astype(self.dtype),
             sigmas,
-            for_each_lane(condition.txt),
-            for_each_lane(condition.pooled),
+            condition.txt,
+            condition.pooled,
             flux.latent_ids(*self.grid),
             guidance,
+            for_each_lane,
         )
         return spread.unflatten(v.astype(jnp.float32), prompts)[:, :lanes]

@@ -86,12 +86,12 @@ class Embedder(nnx.Module):
             self.guidance_embedder = Mlp(256, config.width, rngs)
         self.text_embedder = Mlp(config.pooled_projection_dim, config.width, rngs)
 
-    def __call__(self, sigma, guidance, pooled):
+    def __call__(self, sigma, guidance, pooled, to_lanes):
         # Time and guidance are in [0, 1] and units of guidance; the network knows them times 1000.
         emb = self.timestep_embedder(sinusoid(sigma * 1000.0, 256).astype(pooled.dtype))
         if hasattr(self, "guidance_embedder"):
             emb += self.guidance_embedder(sinusoid(guidance * 1000.0, 256).astype(pooled.dtype))
-        return emb + self.text_embedder(pooled)
+        return emb + to_lanes(self.text_embedder(pooled))
 
 
 class Modulation(nnx.Module):
@@ -193,6 +193,8 @@ class FluxTransformer(nnx.Module):
 
     img: [N, L, in_channels]; sigma: [N] in [0, 1]; txt: [N, S, joint_attention_dim]; pooled: [N, pooled_projection_dim];
     img_ids: [L, 3]; guidance: [N] (unused without a guidance embedding). Returns [N, L, out_channels] in img's dtype.
+    to_lanes: where several of the N have one text, txt and pooled hold each text once, and this makes [N, ...] of an array that
+    leads with the texts: a text is embedded once.
     """
 
     def __init__(self, config: FluxConfig, rngs: nnx.Rngs, remat: str, unroll: int, attention: str):
@@ -208,11 +210,11 @@ class FluxTransformer(nnx.Module):
         self.proj_out = Linear(width, config.out_channels or config.in_channels, init=_zeros, rngs=rngs)
         self.axes_dims_rope, self.remat, self.unroll = config.axes_dims_rope, remat, unroll
 
-    def __call__(self, img, sigma, txt, pooled, img_ids, guidance):
+    def __call__(self, img, sigma, txt, pooled, img_ids, guidance, to_lanes=lambda of_texts: of_texts):
         ids = jnp.concatenate([jnp.zeros((txt.shape[1], img_ids.shape[1]), img_ids.dtype), img_ids])
         rope = rotary(ids, self.axes_dims_rope)
-        emb = constrain(self.time_text_embed(sigma, guidance, pooled.astype(img.dtype)), "batch")
-        txt = constrain(self.context_embedder(txt.astype(img.dtype)), "batch")
+        emb = constrain(self.time_text_embed(sigma, guidance, pooled.astype(img.dtype), to_lanes), "batch")
+        txt = constrain(to_lanes(self.context_embedder(txt.astype(img.dtype))), "batch")
         img = constrain(self.x_embedder(img), "batch")
         options = {"remat": self.remat, "unroll": self.unroll}
         img, txt = scan_stack(self.transformer_blocks, (img, txt), lambda b, c: b(*c, emb, rope), **options)
@@ -236,8 +238,12 @@ def forward_flops(config: FluxConfig, image_tokens: int, text_tokens: int) -> in
     linear = config.num_layers * 12 * d * d * tokens + config.num_single_layers * 12 * d * d * tokens
     scores = (config.num_layers + config.num_single_layers) * 2 * tokens * tokens * d
     modulation = (12 * config.num_layers + 3 * config.num_single_layers + 2) * d * d
-    embed = 256 * d + d * d + config.pooled_projection_dim * d + d * d
-    embed += (256 * d + d * d) if config.guidance_embeds else 0
+    embed = (256 * d + d * d) * (2 if config.guidance_embeds else 1)
     ends = image_tokens * d * (config.in_channels + (config.out_channels or config.in_channels))
-    ends += text_tokens * d * config.joint_attention_dim
-    return 2 * int(linear + scores + modulation + embed + ends)
+    return 2 * int(linear + scores + modulation + embed + ends) + text_flops(config, text_tokens)
+
+
+def text_flops(config: FluxConfig, text_tokens: int) -> int:
+    """Those of them that embed a text, which all samples of one text share."""
+    d = config.width
+    return 2 * (text_tokens * d * config.joint_attention_dim + config.pooled_projection_dim * d + d * d)

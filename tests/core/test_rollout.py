@@ -87,11 +87,12 @@ def test_same_noise_gives_one_start():
 
 
 @pytest.mark.parametrize(
-    "graph, evaluations",
-    [(shared_anchor(16, (0, 2, 4, 6), 12), 592), (window(6, 0, 6, 4, trained=range(5)), 24)],
+    "graph, evaluations, calls",
+    [(shared_anchor(16, (0, 2, 4, 6), 12), 592, 16 + 15), (window(6, 0, 6, 4, trained=range(5)), 24, 6)],
     ids=["mvgrpo", "all steps"],
 )
-def test_the_program_holds_exactly_the_stated_evaluations(graph, evaluations):
+def test_the_program_holds_exactly_the_stated_evaluations(graph, evaluations, calls):
+    """calls: of the network, each of all lanes; a text is embedded once in each."""
     net, params = tiny.policy_and_params()
     sigmas = schedules.static(graph.steps, 3.0)
     prompt = tiny.conditions(jax.random.key(0), PROMPTS)
@@ -103,6 +104,6 @@ def test_the_program_holds_exactly_the_stated_evaluations(graph, evaluations):
             field, graph, KERNEL, sigmas, KERNEL.noise(sigmas, 0.7), noise, rollout.normals(jax.random.key(0))
         )
 
-    one = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT)
-    assert flops.count(program, params) == evaluations * PROMPTS * one
+    one, text = flux.forward_flops(tiny.CONFIG, tiny.TOKENS, tiny.TEXT), flux.text_flops(tiny.CONFIG, tiny.TEXT)
+    assert flops.count(program, params) == PROMPTS * (evaluations * (one - text) + calls * text)
     assert graph.evaluations == evaluations
