@@ -95,8 +95,22 @@ def config_of(name: str, workdir: Path, inputs: str, url: str):
 
 
 def run(name: str, folder: str | Path, inputs: str, url: str) -> None:
-    """The run of a setting, in a folder of its own there."""
-    loop.train(config_of(name, Path(folder) / name, inputs, url), Path(folder) / name)
+    """The run of a setting, in a folder of its own there; beside it, in NAME.pictures, the bytes that judges see."""
+    workdir, original = Path(folder) / name, iteration.judge
+    pictures = workdir.with_suffix(".pictures")
+    pictures.mkdir(parents=True, exist_ok=True)
+
+    def judge(run, number, samples, *more):
+        for branch, owned in enumerate(samples.pictures):
+            for (prompt, sample), image in owned.mine.items():
+                np.save(pictures / f"{number}-{branch}-{prompt}-{sample}.npy", image)
+        return original(run, number, samples, *more)
+
+    iteration.judge = judge
+    try:
+        loop.train(config_of(name, workdir, inputs, url), workdir)
+    finally:
+        iteration.judge = original
 
 
 def die(name: str, folder: str, inputs: str, url: str) -> None:

@@ -16,8 +16,9 @@ LAYOUTS = {"2 x 2": (2, 2), "4 x 1": (4, 1)}
 RUN = "from tests.run import layouts\nfor name in ARGUMENTS[3:]:\n    layouts.run(name, *ARGUMENTS[:3])\n"
 DIE = "from tests.run import layouts\nlayouts.die(ARGUMENTS[3], *ARGUMENTS[:3])\n"
 # Largest difference of a metric or a weight. The sums of four devices are added up in another order, nothing else differs.
-# Under bfloat16 a picture rounds to other bytes here and there, and a judge that reads bytes jumps.
-EXACT, ROUNDED = 1e-5, 0.05
+# In the second iteration that is enough to round a byte of a picture the other way here and there, where a judge that reads
+# bytes jumps: BYTES holds from the first such byte on. Under bfloat16 there are many.
+EXACT, BYTES, ROUNDED = 1e-5, 2e-4, 0.05
 OFTEN = set()  # of every day; tests/run/test_owners.py runs two processes then
 # Metrics that must be there, so that what both have lost is missed.
 EVERYWHERE = {"loss", "grad_norm", "ratio/max", "reward/scene", "reward/clip", "advantage/abs", "views/active", "zero_std/clip"}
@@ -76,6 +77,17 @@ def weights(workdir):
     return load_file(file)
 
 
+def bytes_apart(one, several):
+    """(in the first iteration, in the second): how many bytes of all pictures differ, and by how much at most."""
+    found = [[], []]
+    names = sorted(file.name for file in one.with_suffix(".pictures").iterdir())
+    assert names == sorted(file.name for file in several.with_suffix(".pictures").iterdir()) and len(names) >= 24
+    for name in names:
+        a, b = (np.load(workdir.with_suffix(".pictures") / name).astype(int) for workdir in (one, several))
+        found[int(name[0])].append(np.abs(a - b).ravel())
+    return [(int((d > 0).sum()), int(d.max()), d.size) for d in map(np.concatenate, found)]
+
+
 def measured(row):
     return {k: v for k, v in row.items() if not k.startswith(("time/", "memory/")) and not k.endswith("_s")}
 
@@ -83,7 +95,11 @@ def measured(row):
 @pytest.mark.parametrize("layout, setting", cases())
 def test_several_processes_do_what_one_does(runs, layout, setting):
     one, several = runs("one", {"resumed": "passes"}.get(setting, setting)), runs(layout, setting)
-    tolerance = ROUNDED if setting == "bfloat16" else EXACT
+    first, second = bytes_apart(one, several)
+    tolerance, bound = ROUNDED, 3e-4
+    if setting != "bfloat16":
+        assert first[0] == 0 and second[1] <= 1 and second[0] < 1e-3 * second[2], (first, second)
+        tolerance, bound = (EXACT, EXACT) if second[0] == 0 else (BYTES, 5 * EXACT)
     rows = [[measured(row) for row in metrics.read(workdir)] for workdir in (one, several)]
     evaluated = setting == "captions of a service"
     assert [len(r) for r in rows] == [2 + evaluated] * 2  # two iterations, and the evaluation after the last
@@ -91,14 +107,15 @@ def test_several_processes_do_what_one_does(runs, layout, setting):
         assert want.keys() == got.keys()
         assert number == 2 or EVERYWHERE | OWN.get(setting, set()) <= want.keys()
         assert number == 1 or not evaluated or {"eval/scene", "eval/clip"} <= want.keys()
-        wrong = {k: (v, got[k]) for k, v in want.items() if abs(v - got[k]) > tolerance * max(1.0, abs(v))}
-        assert not wrong, (number, wrong)
+        here = EXACT if setting != "bfloat16" and number == 0 else tolerance
+        wrong = {k: (v, got[k]) for k, v in want.items() if abs(v - got[k]) > here * max(1.0, abs(v))}
+        assert not wrong, (number, wrong, second)
     want, got = weights(one), weights(several)
     assert want.keys() == got.keys()
     # Adam moves a weight whose gradient is near 0 by the learning rate, 1e-3, this way or that.
     difference = np.mean if setting == "bfloat16" else np.max
     apart = {name: difference(np.abs(want[name] - got[name])) for name in want}
-    assert max(apart.values()) <= (3e-4 if setting == "bfloat16" else EXACT), apart
+    assert max(apart.values()) <= bound, (apart, second)
 
 
 @pytest.mark.nightly
