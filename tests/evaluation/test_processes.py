@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from mvgrpo_jax import evaluate
+from mvgrpo_jax.run import loop
 from tests.processes import succeed, together
+from tests.runs import small_config
 
 START = "import sys\nARGUMENTS = sys.argv[4:]\n"  # the command itself joins the processes
 RUN = """
@@ -65,3 +67,22 @@ def test_two_processes_evaluate_as_one_and_go_on_as_three(random_pipeline, tmp_p
 
     ended = together(RUN, *flags("three", "broken"), join=START)
     assert any(code == 2 and "process 1: the function" in err and "out of order" in err for code, _, err in ended)
+
+
+@pytest.mark.nightly
+def test_two_processes_evaluate_the_weights_of_a_run(tmp_path):
+    config = small_config(iterations=1)
+    config.eval.every, config.checkpoint.every, config.optimizer.warmup = 0, 1, 0
+    loop.train(config, tmp_path / "run")
+    (tmp_path / "prompts.txt").write_text("a small red circle\na cross\na star on black\n")
+
+    def flags(name):
+        where = ["--workdir", str(tmp_path / "run"), "--prompts", str(tmp_path / "prompts.txt"), "--judge", "scene"]
+        return [*where, "--steps", "2", "--batch", "2", "--against", "flux-nano", "--out", str(tmp_path / name)]
+
+    evaluate.main(flags("one"))
+    succeed(together(RUN, *flags("two"), join=START))
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("one", "two"))
+    assert two["judges"]["scene"]["mean"] == pytest.approx(one["judges"]["scene"]["mean"], abs=2e-3)
+    compared = [found["against"]["judges"]["scene"]["difference"]["mean"] for found in (one, two)]
+    assert compared[0] != 0 and compared[1] == pytest.approx(compared[0], abs=2e-3)
