@@ -41,12 +41,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m 'not nightly'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -q -m 'not nightly'
 
 # With the tests that are slow and seldom tell more.
 test-all: $(VENV)/.tested
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart=0 -q
 
 # The pages as a site: site/index.html. A link that leads nowhere is an error.
 docs: $(VENV)/.installed
