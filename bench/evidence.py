@@ -7,7 +7,7 @@ the end (equal pictures). Each time the policy paints held-out prompts that no s
 
 A study is what trains: `exact` the exact judge, `learned` nano-hps, a preference judge; `captions` has captions of unlike
 worth. A run of an arm and a seed is a line of docs/study/evidence.jsonl; what is there is not made again, what was interrupted
-goes on. --report makes docs/study/evidence.md of it; differences are paired by seeds, which share prompts and noise.
+goes on. --report makes the tables of docs/results.md of it; differences are paired by seeds, which share prompts and noise.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from bench.study import OFFLINE, captions, plan, run, words  # noqa: E402  (the 
 from bench.study_report import mean_error  # noqa: E402
 
 FACTS = ROOT / "docs" / "study" / "evidence.jsonl"
+PAGE = ROOT / "docs" / "results.md"
+BEGIN, END = "<!-- evidence: begin -->", "<!-- evidence: end -->"
 ITERATIONS = 60
 SHORT, LONG = 256, 128
 FIRST = 192  # held-out prompts that settings were chosen on
@@ -165,17 +167,25 @@ def table(rows: list[dict], study: str, moment: str) -> list[str]:
     return lines
 
 
-def report(rows: list[dict]) -> str:
+def report(rows: list[dict]) -> list[str]:
+    """Every study's tables, after what the policy was before training."""
     titles = {"exact": "The exact judge trains", "learned": "nano-hps trains", "captions": "Captions of unlike worth"}
-    lines = ["# Do further views help?", ""]
+    lines = []
     if before := [r for r in rows if r["study"] == "before"]:
         of = before[0]["equal pictures"]
         lines += ["Before training: " + ", ".join(f"{n} {of[s][n]:.3f} ({s})" for s in of for n in of[s]) + ".", ""]
     for study, title in titles.items():
         found = [r for r in rows if r["study"] == study]
         for moment in ("equal pictures", "equal evaluations") if found else ():
-            lines += [f"## {title}, {moment}", "", *table(found, study, moment), ""]
-    return "\n".join(lines)
+            lines += [f"{title}, at {moment}:", "", *table(found, study, moment), ""]
+    return lines
+
+
+def place(lines: list[str]) -> None:
+    """Puts the tables between their marks in docs/results.md."""
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    after = rest.partition(END)[2]
+    PAGE.write_text(before + "\n".join([BEGIN, *lines]).rstrip() + f"\n{END}" + after)
 
 
 def main() -> None:
@@ -207,7 +217,7 @@ def main() -> None:
                 for arm in options.arm or STUDIES[study]:
                     if not any((r["study"], r["arm"], r["seed"]) == (study, arm, seed) for r in rows):
                         add(one(study, arm, seed, options.out, places))
-    FACTS.with_suffix(".md").write_text(report(rows))
+    place(report(rows))
 
 
 if __name__ == "__main__":
