@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Tiny programs run once: compiling them fast matters more than running them fast.
@@ -21,6 +22,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import jax
 import pytest
+
+# Shells let what they start in the background ignore Ctrl-C; tests send it, to themselves and to commands.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):
