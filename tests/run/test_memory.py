@@ -45,7 +45,7 @@ def test_a_real_error_names_program_bytes_and_settings(tmp_path):
     found = re.fullmatch(
         r"out of memory \(iteration 0, sample\): the program 'rollout' asked for [\d.]+ GiB \(([\d,]+) bytes\) on cpu", first
     )
-    assert found and int(found[1].replace(",", "")) > 2**40
+    assert found and int(found[1].replace(",", "")) > 2**37
     assert "train.remat=full; train.view_chunk=1" in settings and not rest, "a processor is no chip to plan for"
 
 
