@@ -136,7 +136,10 @@ class AbstractRun:
     def calls(self) -> dict[str, Call]:
         """Every program of a run, in order: an iteration's, then an evaluation's. To be called under the mesh."""
         drawn, transitions, pictures = self._sampling()
-        calls = drawn | self._judging(transitions, pictures) | self._updating(transitions) | self._evaluation()
+        judging, updating = self._judging(transitions, pictures), self._updating(transitions)
+        if finish := updating.get("finish_update"):  # judges of a branch are asked while gradients of others are there
+            judging = {name: call._replace(beside=(*call.beside, finish.arguments[1])) for name, call in judging.items()}
+        calls = drawn | judging | updating | self._evaluation()
         if not self.config.train.async_steps:
             return calls
         # Of two rollouts one is always drawn and not yet trained on.
