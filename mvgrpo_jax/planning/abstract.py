@@ -20,7 +20,7 @@ from mvgrpo_jax.parallel import rules
 from mvgrpo_jax.planning import flops
 from mvgrpo_jax.rewards.panel import on_devices
 from mvgrpo_jax.run import budget, placement
-from mvgrpo_jax.run.programs import Programs, needs_old, network_options
+from mvgrpo_jax.run.programs import Programs, by_branch, needs_old, network_options
 
 CLIP_LENGTH, T5_LENGTH = 77, 512
 
@@ -222,7 +222,7 @@ class AbstractRun:
         transitions, advantage, weight, _ = jax.eval_shape(lambda *a: programs.select(*a, choosing[-1]), *choosing[:-1])
         transitions = placed(transitions, programs.place("prompts"))
         batch = Batch(transitions, views, placed(advantage, programs.of_views), placed(weight, programs.of_views))
-        if config.train.by_branch and programs.caption_branches > 1:
+        if by_branch(config, programs):
             return self._by_branch(calls, batch, trajectory)
         if needs_old(config, programs):
             calls["old_densities"] = Call(1, programs.old_densities, (self._policy, batch), (trajectory,))

@@ -25,7 +25,7 @@ from mvgrpo_jax.run import budget, disk, export, placement
 from mvgrpo_jax.run.budget import Budget
 from mvgrpo_jax.run.conditions import TextEncoder
 from mvgrpo_jax.run.evaluation import Evaluation
-from mvgrpo_jax.run.programs import Programs, network_options
+from mvgrpo_jax.run.programs import Programs, by_branch, network_options
 
 
 class Outline(NamedTuple):
@@ -183,6 +183,6 @@ def _load(outlined: Outline) -> tuple[Run, Params]:
         frozen=transformer if programs.lora else None,
         reference=jax.tree.map(jnp.copy, initial) if algorithm.objective.reference else None,
         overlap=eager and config.views.overlap and algorithm.graph.separable and not algorithm.chooser,
-        by_branch=config.train.by_branch and programs.caption_branches > 1,
+        by_branch=by_branch(config, programs),
     )
     return run, initial

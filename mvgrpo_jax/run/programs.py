@@ -41,6 +41,11 @@ def needs_old(config, programs: Programs) -> bool:
     return (several or t.async_steps > 0) and programs.algorithm.objective.density is not None
 
 
+def by_branch(config, programs: Programs) -> bool:
+    """Whether gradients are added up branch by branch: where that is asked for and each branch has captions of its own."""
+    return config.train.by_branch and programs.caption_branches > 1
+
+
 def sampler_of(state: TrainState) -> dict:
     """The parameters that sample."""
     return state.params if state.old is None else state.old
