@@ -22,6 +22,7 @@ def small_config(**changes):
     c.ema.decay = 0.5
     c.optimizer.learning_rate = 1e-3
     c.rewards.clip = 1.0
+    c.log.trackers = ()  # TensorFlow alone is seconds of a process
     c.update(changes)
     return c
 

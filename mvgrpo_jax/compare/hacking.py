@@ -44,7 +44,7 @@ def gains(run: Compared) -> Gains | None:
 
 def plot(found: Gains) -> bytes:
     """A PNG: judges that train as lines, those that watch dashed."""
-    picture, axes = page.axes()
+    picture, axes = page.axes(fitted=True)
     for style, role, group in (("-", "trained", found.trained), ("--", "held out", found.held_out)):
         for number, (judge, changes) in enumerate(group.items()):
             color = f"C{number + (len(found.trained) if role != 'trained' else 0)}"

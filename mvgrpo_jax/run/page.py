@@ -31,23 +31,22 @@ def embedded(data: bytes) -> str:
 
 
 def drawn(figure) -> bytes:
-    """The PNG of a matplotlib figure, which is closed."""
-    import matplotlib.pyplot as plt
-
+    """The PNG of a matplotlib figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    plt.close(figure)
     return buffer.getvalue()
 
 
-def axes(width: float = 7.2, height: float = 3.6):
-    """(figure, axes) over iterations, on a canvas that needs no screen."""
-    import matplotlib
+def axes(width: float = 7.2, height: float = 3.6, fitted: bool = False):
+    """(figure, axes) over iterations. Not a figure of pyplot's: those need a screen, and only the main thread may draw them.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    fitted: the margins are what stands in them takes, for which everything is drawn twice."""
+    from matplotlib.figure import Figure
 
-    figure, axes = plt.subplots(figsize=(width, height), dpi=110, layout="tight")
+    figure = Figure(figsize=(width, height), dpi=110, layout="tight" if fitted else None)
+    axes = figure.add_subplot()
+    if not fitted:
+        figure.subplots_adjust(left=0.09, right=0.985, bottom=0.13, top=0.97)
     axes.set_xlabel("iteration")
     axes.grid(alpha=0.3)
     return figure, axes

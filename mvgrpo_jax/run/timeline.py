@@ -122,7 +122,7 @@ def draw(row: dict) -> bytes:
     for _, name, start, end in row["spans"]:
         seconds[kind(name)] = seconds.get(kind(name), 0.0) + end - start
     colors = {name: matplotlib.colormaps["tab20"](i % 20) for i, name in enumerate(sorted(seconds))}
-    figure, axes = page.axes(10.8, 1.6 + 0.55 * len(found))
+    figure, axes = page.axes(10.8, 1.6 + 0.55 * len(found), fitted=True)
     for line, name, start, end in row["spans"]:
         place = (found.index(line) - 0.4, 0.8)
         axes.broken_barh([(start, end - start)], place, color=colors[kind(name)], edgecolor="white", linewidth=0.4)

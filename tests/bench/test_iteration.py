@@ -72,6 +72,7 @@ def test_torch_computes_the_same_iteration(sides, way, together):
         close(parameter.grad, grads[name], largest)
 
 
+@pytest.mark.nightly
 def test_one_update_makes_the_same_parameters(sides):
     problem, ours, given = sides
     network = copy.deepcopy(problem.network)

@@ -33,6 +33,7 @@ def test_a_row(small, tmp_path, kind):
         assert row["operations"] - one == (three - one) / 2 > 0
 
 
+@pytest.mark.nightly
 def test_hpsv3_shares_what_captions_have_in_common(small, tmp_path):
     pair = judges.of_hpsv3(tmp_path, chunk=2)
     row = judges.measure("hpsv3", pair, IMAGES[:2], 2, rounds=1, most=60.0)

@@ -72,7 +72,7 @@ def plain_gradient(up, params, graph, batch, old, clip):
     [
         pytest.param(PLAN, 1e-4, id="shared"),
         pytest.param(PLAN, 1e-3, id="off-policy", marks=pytest.mark.nightly),
-        pytest.param(FULL, 1e-4, id="full"),
+        pytest.param(FULL, 1e-4, id="full", marks=pytest.mark.nightly),
     ],
 )
 def test_gradient_equals_a_loop_without_sharing(graph, clip):
@@ -189,7 +189,14 @@ def test_unshared_states_cost_one_evaluation_per_sample():
     assert 2.6 < flops.count(up.update, up.init(params), None, batch) / (one * 2 * 3 * 3) <= 3.0
 
 
-@pytest.mark.parametrize("chunks", [{"view_chunk": 1}, {"prompt_chunk": 1}, {"view_chunk": 3, "prompt_chunk": 1}])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        pytest.param({"view_chunk": 1}, id="views", marks=pytest.mark.nightly),
+        pytest.param({"prompt_chunk": 1}, id="prompts", marks=pytest.mark.nightly),
+        pytest.param({"view_chunk": 3, "prompt_chunk": 1}, id="both"),
+    ],
+)
 def test_accumulating_over_chunks_changes_nothing(shared, chunks):
     up, params, batch = shared
     loss, want, _ = tiny.gradients(up, params, batch)
@@ -250,6 +257,7 @@ def test_an_optimiser_step_for_each_trained_step(shared):
     assert state.step == 2 and metrics["ratio/max"] > 1.0
 
 
+@pytest.mark.nightly
 def test_old_densities_obey_the_chunks():
     """The same numbers; on shapes, temporaries a chunk's share of the whole, and no more than the update has."""
     up, params = tiny.updater()
@@ -266,7 +274,10 @@ def test_old_densities_obey_the_chunks():
     assert chunked <= temporaries(cut.update, jax.eval_shape(cut.init, params), None, batch._replace(old=None))
 
 
-@pytest.mark.parametrize("divergence", sorted(objectives.DIVERGENCES))
+@pytest.mark.parametrize(
+    "divergence",
+    [pytest.param(name, marks=[] if name == "transition" else pytest.mark.nightly) for name in sorted(objectives.DIVERGENCES)],
+)
 def test_kl_pulls_towards_the_reference(shared, divergence):
     up, params, batch = shared
     objective = objectives.policy_gradient(tiny.KERNEL, clip=1e-4, kl=1.0, divergence=divergence)

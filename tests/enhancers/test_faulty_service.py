@@ -176,7 +176,12 @@ def test_a_file_with_prompts_that_have_no_captions_is_mended(few, tmp_path):
 
 @pytest.mark.parametrize(
     "fault, reason",
-    [(faults.hang, "timeout"), (status("500 x"), "server error"), (status("429 x"), "busy"), (closes, "connection")],
+    [
+        (faults.hang, "timeout"),
+        pytest.param(status("500 x"), "server error", marks=pytest.mark.nightly),
+        pytest.param(status("429 x"), "busy", marks=pytest.mark.nightly),
+        pytest.param(closes, "connection", marks=pytest.mark.nightly),
+    ],
 )
 def test_a_silent_service_ends_the_run_after_the_stated_time(fault, reason, prompts, tmp_path, capsys):
     """Ten prompts' worth of answers, then none."""
@@ -213,7 +218,14 @@ def only_for(prompt, reply, captions: int = 0):
     return choose
 
 
-@pytest.mark.parametrize("reply", [says("I'm sorry, I cannot do that."), status("400 Bad Request"), status("500 x")])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        says("I'm sorry, I cannot do that."),
+        status("400 Bad Request"),
+        pytest.param(status("500 x"), marks=pytest.mark.nightly),
+    ],
+)
 def test_a_prompt_that_cannot_have_more_is_written_with_what_it_has(reply, few, tmp_path, capsys):
     """The others are long finished: a question that was answered once shows that the service works."""
     out = tmp_path / "c.jsonl"

@@ -152,6 +152,7 @@ def numbers(workdir):
     ]
 
 
+@pytest.mark.nightly
 def test_sampling_in_pieces_is_the_rollout(served, tmp_path, monkeypatch):
     """Overlapped or not, the run is the same but for rounding: pictures, captions, rewards, updates."""
     monkeypatch.setenv("CAPTION_KEY", "x")

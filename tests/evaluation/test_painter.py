@@ -31,7 +31,9 @@ def painted(folder, mesh, batch, **changed):
     return painter.size, np.concatenate([images for images, _ in parts])
 
 
-@pytest.mark.parametrize("variant, sizes", [("guided", dict(data=2, fsdp=2)), ("narrow", dict(data=4))])
+@pytest.mark.parametrize(
+    "variant, sizes", [("guided", dict(data=2, fsdp=2)), pytest.param("narrow", dict(data=4), marks=pytest.mark.nightly)]
+)
 def test_a_picture_does_not_depend_on_devices_or_batch(random_pipeline, variant, sizes):
     folder = random_pipeline(variant)
     one, few = painted(folder, make_mesh(), 6), painted(folder, make_mesh(**sizes, groups=[jax.devices()[:4]]), 3)

@@ -15,6 +15,7 @@ ANSWER = "Alignment Score (1-5): 3.25\nCoherence Score (1-5): 3.5\nStyle Score (
 PATIENT = {"backoff_s": "0.05", "hedge": "0.0", "attempt_s": "20.0"}
 
 
+@pytest.mark.nightly
 def test_every_column_is_its_judges_mean(random_pipeline, hpsv3, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
     cases = {}

@@ -49,7 +49,7 @@ def test_flux_matches_diffusers(random_pipeline, variant, height, width, text):
     assert relative(got, want) < TOLERANCE
 
 
-@pytest.mark.parametrize("remat", ["full", "dots"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("dots", marks=pytest.mark.nightly)])
 def test_remat_changes_nothing(random_pipeline, remat):
     plain = pipelines.load(random_pipeline("odd"))
     saved = pipelines.load(random_pipeline("odd"), remat=remat)

@@ -179,6 +179,7 @@ def test_programs_that_a_run_does_not_have(tmp_path):
     assert code == 2 and "no program updat in this run; there are: encode_prompts, rollout" in err
 
 
+@pytest.mark.nightly
 def test_sampling_in_pieces_evaluates_the_model_as_often():
     """The programs of a run whose captions come from a server: anchor and tails cost what the one rollout does, but that two
     steps of the tails embed a text once more."""
@@ -201,7 +202,15 @@ def test_sampling_in_pieces_evaluates_the_model_as_often():
     assert pieces["decode"] == whole["decode"] and pieces["update"] == whole["update"]
 
 
-@pytest.mark.parametrize("name", ["mvgrpo", "mixgrpo", "branchgrpo", "granular_grpo", "diffusion_nft", "adagrpo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mvgrpo",
+        "diffusion_nft",
+        "adagrpo",
+        *(pytest.param(name, marks=pytest.mark.nightly) for name in ("mixgrpo", "branchgrpo", "granular_grpo")),
+    ],
+)
 def test_every_kind_of_run_has_its_programs_planned(name):
     """The abstract arguments of each program of a run fit it, and operations are counted, also where a window moves."""
     from mvgrpo_jax.models import flux

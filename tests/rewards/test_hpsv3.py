@@ -64,6 +64,7 @@ def test_multimodal_positions_are_transformers_own_and_differ(hpsv3, pictures):
     assert np.abs(got - [hpsv3().score(path, text)[0] for text in CAPTIONS[1:]]).min() > 1e-4
 
 
+@pytest.mark.nightly
 def test_neither_padding_nor_groups_matter(hpsv3, monkeypatch):
     """Captions with a longer one beside them, three, two and one at a time; a device's pictures at once and one by one."""
     judge, rng = judge_of(hpsv3(), chunk=3), np.random.default_rng(3)

@@ -79,7 +79,7 @@ def test_weights_that_are_not_the_judges(case, tmp_path):
         rewards.make(kind, options | {"base": str(tmp_path)})
 
 
-@pytest.mark.parametrize("name", ["hpsv2", "imagereward"])
+@pytest.mark.parametrize("name", [pytest.param("hpsv2", marks=pytest.mark.nightly), "imagereward"])
 def test_arithmetic_in_16_bits_is_near(name, case):
     """Parameters of 16 bits, which plans count as such, and scores of 32 that differ by the rounding of the arithmetic."""
     kind, options, *_ = case(name)

@@ -38,7 +38,7 @@ def pictures(tmp_path_factory):
     return [folder / name for name in made], [picture.convert("RGB") for picture in made.values()]
 
 
-@pytest.mark.parametrize("variant", ["exact", "quick"])
+@pytest.mark.parametrize("variant", ["exact", pytest.param("quick", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.filterwarnings("ignore:the .* judge reads")
 def test_scores_from_files_are_torchs(name, variant, case, pictures):

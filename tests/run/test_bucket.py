@@ -47,6 +47,7 @@ def test_a_run_in_a_bucket(tmp_path, monkeypatch):
     monkeypatch.setattr(claims, "BEAT", 0.2)
     monkeypatch.chdir(tmp_path)
     config = small_config(iterations=1)
+    config.log.trackers = ("tensorboard",)
     config.lora.update(rank=2, alpha=2.0)
     config.checkpoint.every, config.views.count = 1, 1
     folder, root = loop.train(config, "gs://bucket/run"), tmp_path / "bucket/run"

@@ -47,7 +47,14 @@ def test_optimiser_steps(train, steps):
     assert budget.of(config, programs).steps == steps
 
 
-@pytest.mark.parametrize("name", [n for n in algorithms.names() if n not in ("flow_grpo", "grpo_guard", "flow_grpo_fast")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in ("mvgrpo", "branchgrpo", "diffusion_nft", "adagrpo") else pytest.mark.nightly)
+        for n in algorithms.names()
+        if n not in ("flow_grpo", "grpo_guard", "flow_grpo_fast")
+    ],
+)
 def test_the_rollout_and_the_update_hold_what_the_budget_says(name):
     """Operations counted in the jaxprs of sampling and of the update, in units of one evaluation."""
     config, programs = built(name)

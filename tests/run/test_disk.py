@@ -44,15 +44,12 @@ class Watched:
         self.thread.join()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     "changes, least",
     [
         ({}, 0.5),
-        pytest.param(
-            {"lora.rank": 4, "ema.decay": 0.0, "export.at_checkpoints": True, "checkpoint.keep": 2, "eval.every": 1},
-            0.1,
-            marks=pytest.mark.nightly,
-        ),
+        ({"lora.rank": 4, "ema.decay": 0.0, "export.at_checkpoints": True, "checkpoint.keep": 2, "eval.every": 1}, 0.1),
     ],
     ids=["whole", "adapters"],
 )

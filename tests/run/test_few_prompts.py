@@ -71,6 +71,7 @@ def test_the_numbers_are_those_of_one_device(both):
         assert float(metrics8[key]) == pytest.approx(float(metrics[key]), rel=1e-5), key
 
 
+@pytest.mark.nightly
 def test_a_device_computes_its_share_alone(both, monkeypatch):
     """Operations of a device on eight, against an eighth of those of one alone; loops count once for each of their steps."""
 

@@ -31,6 +31,7 @@ def finished(tmp_path_factory):
     """(workdir, config) of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("run")
     config = small_config()
+    config.log.trackers = ("tensorboard",)
     loop.train(config, workdir)
     return workdir, config
 
@@ -236,6 +237,7 @@ SMALL = [
     "--config.ema.decay=0.5",
     "--config.optimizer.learning_rate=1e-3",
     "--config.rewards.clip=1.0",
+    "--config.log.trackers=()",
 ]
 
 

@@ -7,35 +7,45 @@ import re
 import jax
 import pytest
 
+from tests.processes import succeed, together
+
+STAGES = {"rollout", "decode", "caption", "judge", "update"}
+
+# In a process of its own: a trace holds every program of its process, and the suite's workers have thousands.
+TRACED = """
+import json
+from pathlib import Path
+
 from mvgrpo_jax.run import loop
 from tests.runs import small_config
 
-STAGES = {"rollout", "decode", "caption", "judge", "update"}
+events = []
+
+def listen(event, duration, **facts):
+    if event == "/jax/core/compile/backend_compile_duration":
+        events.append(str(facts.get("fun_name", event)))
+
+original = loop.Loop.iterate
+
+def iterate(self, number):
+    events.append(number)
+    original(self, number)
+
+loop.Loop.iterate = iterate
+jax.monitoring.register_event_duration_secs_listener(listen)
+config = small_config(iterations=4, group_size=2, profile="1:2")
+config.eval.every, config.checkpoint.every = 0, 0
+loop.train(config, Path(ARGUMENTS[0]))
+print(json.dumps(events))
+"""
 
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory):
     """(workdir, what was compiled and when) of a run of four iterations, of which the second and the third are traced."""
-    workdir, events = tmp_path_factory.mktemp("traced"), []
-
-    def listen(event, duration, **facts):
-        if event == "/jax/core/compile/backend_compile_duration":
-            events.append(str(facts.get("fun_name", event)))
-
-    original = loop.Loop.iterate
-
-    def iterate(self, number):
-        events.append(number)
-        original(self, number)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop.Loop, "iterate", iterate)
-        config = small_config(iterations=4, group_size=2, profile="1:2")
-        config.eval.every, config.checkpoint.every = 0, 0
-        loop.train(config, workdir)
-    jax.monitoring.unregister_event_duration_listener(listen)
-    return workdir, events
+    workdir = tmp_path_factory.mktemp("traced")
+    (output,) = succeed(together(TRACED, str(workdir), processes=1))
+    return workdir, json.loads(output.splitlines()[-1])
 
 
 def planes(workdir):
