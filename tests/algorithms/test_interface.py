@@ -37,7 +37,9 @@ def test_files_stay_small():
 
 
 @pytest.mark.parametrize("name", algorithms.names())
-@pytest.mark.parametrize("steps, group", [(16, 12), (5, 10), (10, 24)])
+@pytest.mark.parametrize(
+    "steps, group", [(16, 12), *(pytest.param(*other, marks=pytest.mark.nightly) for other in ((5, 10), (10, 24)))]
+)
 def test_every_algorithm_builds_from_its_defaults(name, steps, group):
     config = common.get_config()
     config.algorithm.name, config.sampling.steps, config.group_size = name, steps, group
@@ -141,7 +143,14 @@ def test_a_bad_value_names_the_algorithm(name, own, message):
         algorithms.make(config)
 
 
-@pytest.mark.parametrize("name", [n for n in algorithms.names() if n != "diffusion_nft"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[] if n in ("mvgrpo", "flow_grpo", "mixgrpo", "branchgrpo", "adagrpo") else pytest.mark.nightly)
+        for n in algorithms.names()
+        if n != "diffusion_nft"
+    ],
+)
 def test_the_ratio_is_one_before_the_first_update(name):
     """Exactly, where it is its own denominator; to rounding, where old densities are computed beforehand."""
     config = harness.settings(name, steps=6, group=6)

@@ -89,6 +89,7 @@ def test_gradient_equals_a_loop_without_sharing(graph, clip):
     tiny.close(grads, want, 2e-4)
 
 
+@pytest.mark.nightly
 def test_blocks_add_up_to_the_update(shared):
     """Each block by itself, in another order, with what belongs to the others spoilt: the same parameters and metrics."""
     up, params, batch = shared

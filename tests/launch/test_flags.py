@@ -121,7 +121,7 @@ def test_a_run_says_which_it_finds():
     assert environment.found(dict.fromkeys(named, "1")).keys() == named  # a run shows what the launchers set
 
 
-@pytest.mark.parametrize("line", ["", "--xla_force_host_platform_device_count=1"])
+@pytest.mark.parametrize("line", [pytest.param("", marks=pytest.mark.nightly), "--xla_force_host_platform_device_count=1"])
 def test_the_command_prints_them(line):
     words = ["-m", "mvgrpo_jax.main", "--config=configs/flux_nano.py", "--dry_run", "--config.eval.every=0"]
     base = {k: v for k, v in os.environ.items() if k not in environment.LISTS and not k.startswith("NCCL")}

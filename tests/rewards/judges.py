@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
@@ -285,3 +286,7 @@ def imagereward(folder: Path, variant: str) -> Case:
 
 
 MAKERS["imagereward"] = imagereward
+# Every kind of tower and head daily, what is made of the same parts at night.
+MANY = [
+    pytest.param(n, marks=[] if n in ("hpsv2", "clip of transformers", "imagereward") else pytest.mark.nightly) for n in MAKERS
+]

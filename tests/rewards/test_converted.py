@@ -12,14 +12,14 @@ from mvgrpo_jax import rewards
 from mvgrpo_jax.convert import __main__ as command
 from mvgrpo_jax.errors import UserError
 from mvgrpo_jax.rewards import converted, kinds
-from tests.rewards.judges import MAKERS
+from tests.rewards.judges import MAKERS, MANY
 
 
 def leaves(judge) -> list[np.ndarray]:
     return [np.asarray(a) for a in jax.tree.leaves(judge.load())]
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MANY)
 def test_a_converted_judge_has_the_same_parameters(name, tmp_path):
     source = tmp_path / "source"
     source.mkdir()

@@ -12,12 +12,12 @@ from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.parallel.owned import Owned
 from mvgrpo_jax.planning import flops
 from tests.hlo import shapes_sent
-from tests.rewards.judges import MAKERS
+from tests.rewards.judges import MANY
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MANY)
 def test_eight_devices_give_one_devices_scores_and_each_sees_its_own_pictures(name, case):
     """Two prompts of four pictures under two texts: the image tower sees one picture a device, no collective carries one."""
     kind, options, *_ = case(name)
@@ -43,7 +43,7 @@ def test_eight_devices_give_one_devices_scores_and_each_sees_its_own_pictures(na
     assert sent and not [(kind, shape) for kind, shape in sent if kind == "u8" or 3 in shape[-3:] and np.prod(shape[1:]) > 1000]
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", MANY)
 def test_a_number_that_is_not_finite_makes_scores_invalid(name, case):
     kind, options, *_ = case(name)
     judge = rewards.make(kind, options)

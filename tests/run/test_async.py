@@ -29,6 +29,7 @@ def whole(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.nightly
 def test_each_rollout_is_drawn_with_the_parameters_before_the_update(whole):
     """By hand, one stage after another: batch n of policy n - 1 (the first two of policy 0) updates policy n."""
     config = config_of()
@@ -57,6 +58,7 @@ def test_each_rollout_is_drawn_with_the_parameters_before_the_update(whole):
         )
 
 
+@pytest.mark.nightly
 def test_the_ratio_leaves_one_with_the_second_batch(whole):
     rows = metrics.read(whole)
     away = [max(row["ratio/max"] - 1, 1 - row["ratio/min"]) for row in rows]

@@ -15,8 +15,6 @@ from mvgrpo_jax.parallel.mesh import make_mesh
 from mvgrpo_jax.run import drift, evaluation, export, loop, sampling, trained
 from tests.runs import small_config
 
-pytestmark = pytest.mark.slow
-
 SCORES = {0: 0.95, 1: 0.2, 2: 0.9}  # before training, after one iteration and after two
 
 
@@ -136,6 +134,7 @@ def test_mistakes(tmp_path, words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.nightly
 def test_weights_that_are_not_there(run, tmp_path):
     with pytest.raises(UserError, match="keeps no checkpoint of iteration 7; there are: "):
         export.from_checkpoint(run[0], tmp_path, 7)

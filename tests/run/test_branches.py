@@ -48,6 +48,7 @@ def both(tmp_path_factory):
     return found
 
 
+@pytest.mark.nightly
 def test_the_update_is_that_of_all_branches_at_once(both):
     (want, _), (got, _) = both[False], both[True]
     for a, b in zip(leaves(got, 2, config_of(True))[0], leaves(want, 2, config_of(False))[0], strict=True):
@@ -59,6 +60,7 @@ def test_the_update_is_that_of_all_branches_at_once(both):
     assert numbers(got)[0]["views/active"] < 3 and numbers(got)[0]["loss"] != 0
 
 
+@pytest.mark.nightly
 def test_a_branchs_gradient_does_not_wait_for_captions_of_the_next(both):
     """The shorter tail comes first."""
     _, events = both[True]

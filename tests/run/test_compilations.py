@@ -6,7 +6,7 @@ from mvgrpo_jax.enhancers.online import OnlineSession
 from mvgrpo_jax.run import loop
 from tests.runs import small_config
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 
 def test_nothing_compiles_after_the_first_iteration(compiled, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ def test_what_it_leaves_behind(done):
     assert summary["unrelated"]["2"]["mean"] > summary["offline"]["2"]["mean"]
 
 
+@pytest.mark.nightly
 def test_the_drift_is_the_difference_of_log_densities(tmp_path):
     config = small_config()
     run, initial = build(config)

@@ -241,8 +241,8 @@ SMALL = [
 ]
 
 
-def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path):
-    """SIGKILL after the checkpoint of iteration 2, then the same command again: the end is the uninterrupted run's."""
+def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path, capsys):
+    """SIGKILL after the checkpoint of iteration 2, then the same config again: the end is the uninterrupted run's."""
     whole, config = finished
     workdir = tmp_path / "killed"
     environment = os.environ | {"XLA_FLAGS": os.environ["XLA_FLAGS"]}
@@ -257,9 +257,8 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path):
         pytest.fail("the run ended before it could be killed: give it more iterations")
     assert not (workdir / "pipeline" / "model_index.json").exists()
 
-    again = subprocess.run(command(workdir, *SMALL), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
-    assert again.returncode == 0, again.stderr
-    assert "going on from iteration 2" in again.stdout
+    loop.train(small_config(), workdir)
+    assert "going on from iteration 2" in capsys.readouterr().out
     want, want_data = leaves(whole, 4, config)
     got, got_data = leaves(workdir, 4, config)
     assert got_data["stream"] == want_data["stream"]
@@ -268,20 +267,39 @@ def test_a_killed_run_goes_on_bit_for_bit(finished, tmp_path):
     assert numbers(workdir) == numbers(whole)
 
 
-@pytest.mark.parametrize(
-    "flags, expected",
-    [
-        (["--config.grop_size=4"], "unknown config key 'grop_size'. Did you mean 'group_size'?"),
-        (["--config.optimizer.lerning_rate=1"], "Did you mean 'optimizer.learning_rate'?"),
-        (["--config.iterations=many"], "--config.iterations=many: expected int (default 60)"),
-        (["--config.prompts.train=/nowhere.txt"], "/nowhere.txt does not exist"),
-        (["--config.algorithm.name=mvgrp"], "Did you mean 'mvgrpo'?"),
-    ],
-)
-def test_mistakes_in_the_command_line(tmp_path, flags, expected):
-    result = subprocess.run(command(tmp_path / "run", *flags), cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 2 and expected in result.stderr, result.stderr
-    assert "Traceback" not in result.stderr
+MISTAKES = {
+    "--config.grop_size=4": "unknown config key 'grop_size'. Did you mean 'group_size'?",
+    "--config.optimizer.lerning_rate=1": "Did you mean 'optimizer.learning_rate'?",
+    "--config.iterations=many": "--config.iterations=many: expected int (default 60)",
+    "--config.prompts.train=/nowhere.txt": "/nowhere.txt does not exist",
+    "--config.algorithm.name=mvgrp": "Did you mean 'mvgrpo'?",
+}
+# One command after the other: the status and the errors of each.
+COMMANDS = """
+import contextlib, io, json, sys
+from mvgrpo_jax.main import main
+
+ended = []
+for sys.argv in json.loads(sys.argv[1]):
+    status, errors = 0, io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+    ended.append([status, errors.getvalue()])
+print(json.dumps(ended))
+"""
+
+
+def test_mistakes_in_the_command_line(tmp_path):
+    commands = [command(tmp_path / "run", mistake)[2:] for mistake in MISTAKES]
+    words = [sys.executable, "-c", COMMANDS, json.dumps(commands)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout.splitlines()[-1])
+    for (status, errors), (mistake, expected) in zip(ended, MISTAKES.items(), strict=True):
+        assert status == 2 and expected in errors and "Traceback" not in errors, (mistake, errors)
 
 
 def test_an_empty_prompt_file(tmp_path):

@@ -76,7 +76,9 @@ tracked.close()
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="there is no TensorFlow for this Python")
-@pytest.mark.parametrize("hidden", ["", "tensorflow", "tensorboard"])
+@pytest.mark.parametrize(
+    "hidden", ["tensorflow", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("", "tensorboard"))]
+)
 def test_without_tensorboard_one_warning_and_every_number(tmp_path, hidden):
     workdir = tmp_path / "run"
     workdir.mkdir()

@@ -9,6 +9,8 @@ import pytest
 
 from tests.processes import succeed, together
 
+pytestmark = pytest.mark.nightly
+
 STAGES = {"rollout", "decode", "caption", "judge", "update"}
 
 # In a process of its own: a trace holds every program of its process, and the suite's workers have thousands.
