@@ -275,10 +275,8 @@ def test_old_densities_obey_the_chunks():
     assert chunked <= temporaries(cut.update, jax.eval_shape(cut.init, params), None, batch._replace(old=None))
 
 
-@pytest.mark.parametrize(
-    "divergence",
-    [pytest.param(name, marks=[] if name == "transition" else pytest.mark.nightly) for name in sorted(objectives.DIVERGENCES)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("divergence", sorted(objectives.DIVERGENCES))
 def test_kl_pulls_towards_the_reference(shared, divergence):
     up, params, batch = shared
     objective = objectives.policy_gradient(tiny.KERNEL, clip=1e-4, kl=1.0, divergence=divergence)
@@ -310,14 +308,8 @@ def test_a_non_finite_update_is_not_applied(shared):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        pytest.param((8, 1, 1), id="data", marks=pytest.mark.nightly),
-        pytest.param((1, 8, 1), id="fsdp", marks=pytest.mark.nightly),
-        pytest.param((2, 2, 2), id="mixed"),
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)], ids=["data", "fsdp", "mixed"])
 def test_eight_devices_give_the_update_of_one(sizes):
     up, params = tiny.updater()
     batch = tiny.draw(up, params, PLAN, views=3, prompts=8)

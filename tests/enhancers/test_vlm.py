@@ -169,6 +169,7 @@ def test_sampling_in_pieces_is_the_rollout(served, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.nightly
 def test_the_key_is_in_no_file_of_the_run(served):
     workdir, _, requests = served
     assert requests[0][0]["authorization"] == "Bearer sk-to-be-found-nowhere"

@@ -71,6 +71,7 @@ def ran(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.nightly
 def test_a_run_says_how_idle_its_devices_were(ran):
     rows, kept = metrics.read(ran), timeline.read(ran)
     assert all(0 <= row["time/idle"] < 1 for row in rows), [row["time/idle"] for row in rows]
@@ -90,6 +91,7 @@ def test_a_run_says_how_idle_its_devices_were(ran):
         assert line.idle(0, row["seconds"]) == pytest.approx(rows[row["iteration"]]["time/idle"], abs=0.02)
 
 
+@pytest.mark.nightly
 def test_the_report_draws_it(ran):
     page = report.write([ran]).read_text()
     assert "who works when" in page and "timeline of an iteration" in page
