@@ -242,13 +242,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--ways", nargs="*", choices=tuple(NAMES), default=list(NAMES))
+    parser.add_argument("--unroll", type=int, default=1, help="blocks of ours in one step of their loop (config.train.unroll)")
     parser.add_argument("--together", type=int, default=4, help="trained steps in one backward pass of the batched way")
     timing.add_arguments(parser, rounds=15, seconds=600.0, name="iteration")
     options = parser.parse_args()
     for size in options.size:
         with tempfile.TemporaryDirectory() as folder:
-            row = measure(Problem(Path(folder), SIZES[size]), options)
-        timing.record(options.out, size, row, row["others"])
+            problem = Problem(Path(folder), SIZES[size])
+            problem.config.train.unroll = options.unroll
+            row = measure(problem, options) | {"unroll": options.unroll}
+        timing.record(options.out, size if options.unroll == 1 else f"{size}, unroll {options.unroll}", row, row["others"])
         print(show(row), flush=True)
 
 
