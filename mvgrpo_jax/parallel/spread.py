@@ -16,13 +16,19 @@ def padded(count: int, parts: int) -> int:
     return -(-count // parts) * parts
 
 
+def even(x: jax.Array) -> jax.Array:
+    """[P, n, ...] -> [P, m, ...]: m is n, or the next multiple that divides over the devices of a group; the last lane is
+    repeated."""
+    more = padded(x.shape[1], rules.parts("lanes")) - x.shape[1]
+    return jnp.concatenate([x, jnp.repeat(x[:, -1:], more, axis=1)], axis=1) if more else x
+
+
 def flatten(x: jax.Array) -> jax.Array:
-    """[P, n, ...] -> [P * m, ...], split like a batch: every device has an equal share, and none gets another's prompts. m is
-    n, or where that does not divide over the devices of a group, the next multiple that does; the last lane is repeated."""
+    """[P, n, ...] -> [P * m, ...], split like a batch: every device has an equal share. m is n, or where P * n does not divide
+    over the devices, that of `even`; of even lanes no device gets another group's prompts."""
     prompts, lanes = x.shape[:2]
     if prompts * lanes % rules.parts("batch"):
-        more = padded(lanes, rules.parts("lanes")) - lanes
-        x = jnp.concatenate([x, jnp.repeat(x[:, -1:], more, axis=1)], axis=1) if more else x
+        x = even(x)
     if x.shape[1] % rules.parts("lanes") == 0:
         x = rules.constrain(x, "prompts", "lanes")
     return rules.constrain(x.reshape(-1, *x.shape[2:]), "batch")

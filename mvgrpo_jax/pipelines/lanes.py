@@ -32,8 +32,7 @@ def decode_lanes(
     pipeline: Pipeline, params: Params, latents: jax.Array, grid: tuple[int, int], dtype, most: int
 ) -> tuple[jax.Array, jax.Array]:
     """Packed latents [P, n, L, C] -> (pictures uint8 [P, m, H, W, 3], whether each is finite, bool [P, m]); what is not a
-    number becomes gray. m is n, or the next multiple that divides over the devices of a prompt. most: pictures that a device
-    decodes at a time."""
+    number becomes gray. m is n, or as parallel/spread.py pads it. most: pictures that a device decodes at a time."""
 
     def one(x):
         image = decode(pipeline, params, x, grid, dtype)

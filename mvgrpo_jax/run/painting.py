@@ -146,8 +146,8 @@ class Painting:
         does, and the last picture is repeated. A device decodes at most DECODED pixels at a time: the decoder's last
         activations are large.
         """
-        shardings = (self.place("prompts", "lanes"), self.replicated)
-        return Program("decode", self._decode, out_shardings=shardings)
+        run = lambda params, latents: self._decode(params, spread.even(latents))
+        return Program("decode", run, out_shardings=(self.place("prompts", "lanes"), self.replicated))
 
     def _decode(self, params, latents) -> tuple[jax.Array, jax.Array]:
         most = DECODED // (self.policy.tokens * self.pipeline.pixels_per_token**2)

@@ -8,6 +8,7 @@ import pytest
 
 from mvgrpo_jax.core.policy import assemble
 from mvgrpo_jax.parallel import rules
+from mvgrpo_jax.planning.abstract import AbstractRun
 from mvgrpo_jax.run import drawing
 from mvgrpo_jax.run import iteration as stages
 from mvgrpo_jax.run import programs as programs_of_run
@@ -19,13 +20,18 @@ from tests.runs import small_config
 pytestmark = pytest.mark.slow
 
 
-def one_iteration(judged=None, **mesh):
-    """(run, samples, scores, batch, state before and after, metrics) of the first iteration. judged: the scores that it trains
-    with in the place of its own: a picture that rounds to another of 256 values has another score."""
+def config_of(chunk=0, **mesh):
     config = small_config(group_size=12)
-    config.views.count = 3
+    config.views.count, config.train.prompt_chunk = 3, chunk
     config.eval.every = 0
     config.mesh.update(mesh)
+    return config
+
+
+def one_iteration(judged=None, **settings):
+    """(run, samples, scores, batch, state before and after, metrics) of the first iteration. judged: the scores that it trains
+    with in the place of its own: a picture that rounds to another of 256 values has another score."""
+    config = config_of(**settings)
     run, initial = build(config)
     with jax.set_mesh(run.mesh):
         before = run.programs.init(initial)
@@ -57,10 +63,14 @@ def test_every_device_has_its_share(both):
 
 
 def test_the_numbers_are_those_of_one_device(both):
-    (_, samples, scores, _, _, state, metrics), (_, samples8, scores8, _, _, state8, metrics8) = both
-    for one, eight in zip(samples.pictures, samples8.pictures, strict=True):
-        assert one.mine.keys() == eight.mine.keys()
-        assert max(np.abs(one.mine[k].astype(int) - eight.mine[k].astype(int)).max() for k in one.mine) <= 1
+    agree(*both)
+
+
+def agree(one, eight):
+    (_, samples, scores, _, _, state, metrics), (_, samples8, scores8, _, _, state8, metrics8) = one, eight
+    for here, there in zip(samples.pictures, samples8.pictures, strict=True):
+        assert here.mine.keys() == there.mine.keys()
+        assert max(np.abs(here.mine[k].astype(int) - there.mine[k].astype(int)).max() for k in here.mine) <= 1
     for name, values in scores.by_judge.items():
         np.testing.assert_allclose(scores8.by_judge[name], values, atol=1e-3)
     moments = [jax.tree.leaves(optax.tree_utils.tree_get(s.opt_state, "mu")) for s in (state, state8)]
@@ -69,6 +79,26 @@ def test_the_numbers_are_those_of_one_device(both):
         np.testing.assert_allclose(np.asarray(b), np.asarray(a), rtol=0, atol=1e-5 * largest)
     for key in ("grad_norm", "ratio/mean", "ratio/max"):
         assert float(metrics8[key]) == pytest.approx(float(metrics[key]), rel=1e-5), key
+
+
+@pytest.mark.nightly
+def test_chunks_of_fewer_prompts_than_devices():
+    """Eight devices share each of two prompts, one after the other. Of its 12 pictures a branch none has an eighth: 4 are
+    decoded twice."""
+    one = one_iteration(chunk=1)
+    eight = one_iteration(judged=one[2], chunk=1, fsdp=8)
+    assert [p.items.shape[:2] for p in eight[1].pictures] == [(2, 16)] * 2
+    agree(one, eight)
+
+
+def test_pictures_that_a_group_of_devices_cannot_share_evenly_are_planned():
+    """24 pictures divide over eight devices, the 12 of a prompt do not."""
+    run = AbstractRun(config_of(chunk=1, fsdp=8), [jax.devices()])
+    with jax.set_mesh(run.mesh):
+        calls = run.calls()
+        shown = calls["judge clip"].arguments[1]
+    assert rules.parts("lanes", run.mesh) == 8 and shown.shape[:2] == (2, 16)
+    assert shown.sharding.shard_shape(shown.shape)[:2] == (2, 2)
 
 
 @pytest.mark.nightly

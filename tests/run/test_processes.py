@@ -16,8 +16,8 @@ LAYOUTS = {"2 x 2": (2, 2), "4 x 1": (4, 1)}
 RUN = "from tests.run import layouts\nfor name in ARGUMENTS[3:]:\n    layouts.run(name, *ARGUMENTS[:3])\n"
 DIE = "from tests.run import layouts\nlayouts.die(ARGUMENTS[3], *ARGUMENTS[:3])\n"
 # Largest difference of a metric or a weight. The sums of four devices are added up in another order, nothing else differs.
-# In the second iteration that is enough to round a byte of a picture the other way here and there, where a judge that reads
-# bytes jumps: BYTES holds from the first such byte on. Under bfloat16 there are many.
+# That is enough to round a byte of a picture the other way here and there (one of 73,728 was seen in a first iteration), where
+# a judge that reads bytes jumps: BYTES holds from the first such byte on. Under bfloat16 there are many.
 EXACT, BYTES, ROUNDED = 1e-5, 2e-4, 0.05
 OFTEN = set()  # of every day; tests/run/test_owners.py runs two processes then
 # Metrics that must be there, so that what both have lost is missed.
@@ -98,8 +98,9 @@ def test_several_processes_do_what_one_does(runs, layout, setting):
     first, second = bytes_apart(one, several)
     tolerance, bound = ROUNDED, 3e-4
     if setting != "bfloat16":
-        assert first[0] == 0 and second[1] <= 1 and second[0] < 1e-3 * second[2], (first, second)
-        tolerance, bound = (EXACT, EXACT) if second[0] == 0 else (BYTES, 5 * EXACT)
+        for (count, most, of), share in ((first, 1e-4), (second, 1e-3)):
+            assert most <= 1 and count < share * of, (first, second)
+        tolerance, bound = (BYTES, 5 * EXACT) if first[0] or second[0] else (EXACT, EXACT)
     rows = [[measured(row) for row in metrics.read(workdir)] for workdir in (one, several)]
     evaluated = setting == "captions of a service"
     assert [len(r) for r in rows] == [2 + evaluated] * 2  # two iterations, and the evaluation after the last
@@ -107,15 +108,15 @@ def test_several_processes_do_what_one_does(runs, layout, setting):
         assert want.keys() == got.keys()
         assert number == 2 or EVERYWHERE | OWN.get(setting, set()) <= want.keys()
         assert number == 1 or not evaluated or {"eval/scene", "eval/clip"} <= want.keys()
-        here = EXACT if setting != "bfloat16" and number == 0 else tolerance
+        here = EXACT if setting != "bfloat16" and number == 0 and not first[0] else tolerance
         wrong = {k: (v, got[k]) for k, v in want.items() if abs(v - got[k]) > here * max(1.0, abs(v))}
-        assert not wrong, (number, wrong, second)
+        assert not wrong, (number, wrong, first, second)
     want, got = weights(one), weights(several)
     assert want.keys() == got.keys()
     # Adam moves a weight whose gradient is near 0 by the learning rate, 1e-3, this way or that.
     difference = np.mean if setting == "bfloat16" else np.max
     apart = {name: difference(np.abs(want[name] - got[name])) for name in want}
-    assert max(apart.values()) <= bound, (apart, second)
+    assert max(apart.values()) <= bound, (apart, first, second)
 
 
 @pytest.mark.nightly
