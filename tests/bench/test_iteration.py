@@ -47,7 +47,9 @@ def close(got, want, scale=None):
     np.testing.assert_allclose(np.asarray(got), want, rtol=0, atol=TOLERANCE * np.abs(want if scale is None else scale).max())
 
 
-@pytest.mark.parametrize("way, together", [("one", 1), ("authors", 1), ("batched", 1), ("batched", 2)])
+@pytest.mark.parametrize(
+    "way, together", [("one", 1), ("authors", 1), pytest.param("batched", 1, marks=pytest.mark.nightly), ("batched", 2)]
+)
 def test_torch_computes_the_same_iteration(sides, way, together):
     problem, ours, given = sides
     network = copy.deepcopy(problem.network)

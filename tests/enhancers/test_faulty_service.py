@@ -256,6 +256,7 @@ def test_repeats_exhaust_a_prompt(few, tmp_path):
     assert [len(line["captions"]) for line in lines_of(out)] == [1, 1, 1]
 
 
+@pytest.mark.nightly
 def test_a_model_that_turns_useless_leaves_no_short_prompts(few, prompts, tmp_path, capsys):
     """Two captions of the first prompt came; that it has no third is the service's doing, and it is done anew."""
     out, many = tmp_path / "c.jsonl", tmp_path / "many.jsonl"

@@ -23,7 +23,8 @@ from tests.rewards.hpsv3_peer import judge_of
 from tests.rewards.test_rewards import judged
 
 
-@pytest.mark.parametrize("sizes", [(2, 4, 1), pytest.param((2, 2, 2), marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("sizes", [(2, 4, 1), (2, 2, 2)])
 def test_each_of_eight_devices_judges_its_own_pictures(hpsv3, sizes):
     """Two prompts of four pictures under three captions: the scores are those of one device. Where the tensor axis is not used,
     an eighth of the operations falls to each, and what travels is weights and captions."""

@@ -70,6 +70,7 @@ def post(url, body, **headers):
     return httpx2.post(f"{url}/score", content=json.dumps(body) if isinstance(body, dict) else body, headers=headers)
 
 
+@pytest.mark.nightly
 def test_two_servers_as_commands_of_which_one_dies_in_the_middle():
     images, captions = world(40)
     want = direct("scene", images, captions)

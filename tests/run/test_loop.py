@@ -84,6 +84,7 @@ def test_trackers_get_every_number_and_evaluation(finished):
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"2", "4"}
 
 
+@pytest.mark.nightly
 def test_diffusers_paints_the_trained_pipelines_pictures(finished, tmp_path):
     from diffusers import FluxPipeline
 

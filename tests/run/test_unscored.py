@@ -93,6 +93,7 @@ def test_a_run_with_lost_scores_ends_and_counts_them(failing, tmp_path):
     assert all(v is not None and np.isfinite(v) for row in numbers(tmp_path / "run")[:3] for v in row.values())
 
 
+@pytest.mark.nightly
 def test_a_run_ends_where_the_config_does_not_bear_it(failing, tmp_path):
     config = small(iterations=3, judges={"scene": {"on_failure": "stop"}})
     with pytest.raises(
