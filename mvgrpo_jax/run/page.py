@@ -46,7 +46,7 @@ def axes(width: float = 7.2, height: float = 3.6, fitted: bool = False):
     figure = Figure(figsize=(width, height), dpi=110, layout="tight" if fitted else None)
     axes = figure.add_subplot()
     if not fitted:
-        figure.subplots_adjust(left=0.09, right=0.985, bottom=0.13, top=0.93)  # above: a power of ten
+        figure.subplots_adjust(left=0.125, right=0.985, bottom=0.13, top=0.93)  # for -0.000175, and a power of ten
     axes.set_xlabel("iteration")
     axes.grid(alpha=0.3)
     return figure, axes
