@@ -15,6 +15,7 @@ from mvgrpo_jax.run import integrity
 from mvgrpo_jax.storage import is_remote, remove
 
 FINGERPRINT = "fingerprint"  # beside what a checkpoint's data holds
+FAULTS = (OSError, ValueError, RuntimeError, UserError)  # of writing
 
 
 def first_line(error: Exception) -> str:
@@ -138,6 +139,9 @@ class Checkpoints:
         return self.last.restore(iteration, abstract)
 
     def save(self, iteration: int, state: Any, data: dict) -> None:
+        """Begins once the best weights are written whose score data may hold: a run that is killed between the two would look
+        for them in vain."""
+        self._wait(self.best)
         self._write(self.last, iteration, state, data)
 
     def save_best(self, iteration: int, weights: Any, data: dict) -> None:
@@ -149,16 +153,19 @@ class Checkpoints:
             self.wait()
         try:
             series.save(iteration, state, data)
-        except (OSError, ValueError, RuntimeError, UserError) as error:
+        except FAULTS as error:
             raise self._failure(series, error) from error
 
     def wait(self) -> None:
         """Returns when everything is written. Raises UserError when it could not be."""
         for series in (self.last, self.best):
-            try:
-                series.wait()
-            except (OSError, ValueError, RuntimeError, UserError) as error:
-                raise self._failure(series, error) from error
+            self._wait(series)
+
+    def _wait(self, series: Series) -> None:
+        try:
+            series.wait()
+        except FAULTS as error:
+            raise self._failure(series, error) from error
 
     def _failure(self, series: Series, error: Exception) -> UserError:
         whole = (step for step in self.last.steps() if not integrity.fault(self.last.folder / str(step)))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 import warnings
 from pathlib import Path
 
@@ -227,3 +228,22 @@ print(store.last.steps(), store.best.steps())
 
 def test_two_processes_write_a_checkpoint_and_the_best_weights_at_once(tmp_path):
     assert [out.splitlines()[-1] for out in succeed(together(BOTH, str(tmp_path)))] == ["[8, 7] [8]"] * 2
+
+
+def test_a_checkpoint_that_knows_the_best_score_comes_after_the_best_weights(tmp_path, monkeypatch):
+    """Otherwise a kill between the two leaves a run that takes a score for reached whose weights are nowhere."""
+    sealed, real = [], integrity.write_list
+
+    def write_list(folder):
+        if folder.parent.name == "best":
+            time.sleep(0.5)
+        sealed.append(folder.parent.name)
+        real(folder)
+
+    monkeypatch.setattr(integrity, "write_list", write_list)
+    store, (whole, _) = checkpoint.Checkpoints(tmp_path, 3), state(1, 1)
+    store.save_best(1, whole.params, {"score": 0.5})
+    store.save(2, whole, {"best": 0.5})
+    store.wait()
+    store.close()
+    assert sealed == ["best", "checkpoints"]
