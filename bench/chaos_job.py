@@ -37,7 +37,7 @@ def main(workdir: str, marks: str, iterations: str, *servers: str) -> None:
     from mvgrpo_jax.enhancers.online import OnlineSession
     from mvgrpo_jax.errors import reports_errors
     from mvgrpo_jax.rewards import Panel
-    from mvgrpo_jax.run import checkpoint, export, integrity, iteration, loop
+    from mvgrpo_jax.run import checkpoint, drawing, export, integrity, iteration, loop
     from mvgrpo_jax.run.evaluation import Evaluation
 
     out = os.open(f"{marks}.{jax.process_index()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -51,7 +51,7 @@ def main(workdir: str, marks: str, iterations: str, *servers: str) -> None:
 
         setattr(owner, attribute, run)
 
-    marked(iteration, "sample", "rollout")
+    marked(drawing, "begin", "rollout")
     marked(OnlineSession, "captions", "captions")
     marked(Panel, "begin", "judge")
     marked(iteration, "update", "update")

@@ -13,11 +13,11 @@ TRAINING = """
 import os
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 from mvgrpo_jax.errors import reports_errors
-from mvgrpo_jax.run import checkpoint, iteration, loop
+from mvgrpo_jax.run import checkpoint, drawing, iteration, loop
 from tests.run.test_death import brief
 workdir, place, victim, number = ARGUMENTS
 if victim == str(jax.process_index()):
-    owner = checkpoint.Checkpoints if place == "save" else iteration
+    owner = {"save": checkpoint.Checkpoints, "begin": drawing, "update": iteration}[place]
     real, calls = getattr(owner, place), []
     def struck(*arguments):
         calls.append(1)
@@ -56,12 +56,12 @@ def nightly(*case):
     [
         nightly("update", 1, signal.SIGKILL),
         nightly("update", 0, signal.SIGKILL),
-        nightly("sample", 1, signal.SIGKILL),
-        nightly("sample", 0, signal.SIGKILL),
+        nightly("begin", 1, signal.SIGKILL),
+        nightly("begin", 0, signal.SIGKILL),
         nightly("save", 1, signal.SIGKILL),
         nightly("save", 0, signal.SIGKILL),
-        nightly("sample", 1, signal.SIGSTOP),
-        nightly("sample", 0, signal.SIGSTOP),
+        nightly("begin", 1, signal.SIGSTOP),
+        nightly("begin", 0, signal.SIGSTOP),
     ],
 )
 def test_a_process_that_dies_ends_the_job_which_goes_on_exactly(whole, tmp_path, place, victim, number):
