@@ -6,8 +6,9 @@ the end (equal pictures). Each time the policy paints held-out prompts that no s
 128 long ones that state every attribute. Three judges look: the exact one, clip-nano, and quality, which no caption states.
 
 A study is what trains: `exact` the exact judge, `learned` nano-hps, a preference judge; `captions` has captions of unlike
-worth. A run of an arm and a seed is a line of docs/study/evidence.jsonl; what is there is not made again, what was interrupted
-goes on. --report makes the tables of docs/results.md of it; differences are paired by seeds, which share prompts and noise.
+worth, `lag` rollouts that are drawn before the update. A run of an arm and a seed is a line of docs/study/evidence.jsonl; what
+is there, under this study or another, is not made again, what was interrupted goes on. --report makes the tables of
+docs/results.md of it; differences are paired by seeds, which share prompts and noise.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ WEIGHTS = {
 }
 HPS = {"rewards.scene": 0.0, "rewards.clip": 1.0, "judges.clip.folder": "nano-hps", "eval.judge": "clip"}
 HALF = balanced(0.5) | OFFLINE
+KEPT = ("reward/scene", "reward/clip", "grad_norm", "time/iteration")  # of every iteration
+OFF_POLICY = ("ratio/min", "ratio/max", "clip/low", "clip/high")  # where a study lags
 # Study -> arm -> overrides of configs/flux_nano.py. The first arm of a study is what the others are compared with.
 STUDIES: dict[str, dict[str, dict[str, object]]] = {
     "exact": WEIGHTS,
@@ -58,6 +61,7 @@ STUDIES: dict[str, dict[str, dict[str, object]]] = {
         "a fifth of the attributes wrong": HALF | {"views.file": "{wrong}"},
         "of another prompt": HALF | {"views.file": "{unrelated}"},
     },
+    "lag": {"none": {}, "one step": {"train.async_steps": 1}},
 }
 JUDGES = ("--judge", "scene", "--judge", "clip", "--judge", "quality=mvgrpo_jax.nano.world.quality:judge")
 JUDGES += ("--option", "quality.kind=function")
@@ -141,7 +145,7 @@ def one(study: str, arm: str, seed: int, out: Path, places: dict[str, str]) -> d
         run([*main, *words(given), "--compilation_cache=.cache/jax"])
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     facts = {"study": study, "arm": arm, "seed": seed, "iterations": ITERATIONS, "cut": cut}
-    for name in ("reward/scene", "reward/clip", "grad_norm", "time/iteration"):
+    for name in (*KEPT, *(OFF_POLICY if study == "lag" else ())):
         facts[name] = [round(r[name], 5) for r in rows if name in r]
     end = exam(["--workdir", str(workdir)], workdir / "end", places["prompts"])
     early = (
@@ -149,6 +153,14 @@ def one(study: str, arm: str, seed: int, out: Path, places: dict[str, str]) -> d
     )
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     return facts | {"equal evaluations": early, "equal pictures": end}
+
+
+def same(rows: list[dict], study: str, arm: str, seed: int) -> dict | None:
+    """The facts of this run where another study had it."""
+    flags = STUDIES[study][arm]
+    known = (r for r in rows if r["seed"] == seed and STUDIES.get(r["study"], {}).get(r["arm"]) == flags)
+    found = next(known, None)
+    return found and found | {"study": study, "arm": arm, "of": f"{found['study']}, {found['arm']}"}
 
 
 def table(rows: list[dict], study: str, moment: str) -> list[str]:
@@ -169,7 +181,12 @@ def table(rows: list[dict], study: str, moment: str) -> list[str]:
 
 def report(rows: list[dict]) -> list[str]:
     """Every study's tables, after what the policy was before training."""
-    titles = {"exact": "The exact judge trains", "learned": "nano-hps trains", "captions": "Captions of unlike worth"}
+    titles = {
+        "exact": "The exact judge trains",
+        "learned": "nano-hps trains",
+        "captions": "Captions of unlike worth",
+        "lag": "Rollouts drawn before the update (the exact judge, prompt weight 1/11)",
+    }
     lines = []
     if before := [r for r in rows if r["study"] == "before"]:
         of = before[0]["equal pictures"]
@@ -216,7 +233,7 @@ def main() -> None:
             for seed in range(options.seeds):  # every arm once, then again: what is there early can be compared
                 for arm in options.arm or STUDIES[study]:
                     if not any((r["study"], r["arm"], r["seed"]) == (study, arm, seed) for r in rows):
-                        add(one(study, arm, seed, options.out, places))
+                        add(same(rows, study, arm, seed) or one(study, arm, seed, options.out, places))
     place(report(rows))
 
 

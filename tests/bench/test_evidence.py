@@ -50,6 +50,17 @@ def test_differences_are_paired_by_seed():
     assert evidence.table(rows, "exact", "equal pictures")[-1].endswith("| 0.100 +- 0.000 | 0.100 +- 0.000 |")
 
 
+def test_a_run_that_another_study_had_is_not_made_again():
+    """The lag's first arm is the default of configs/flux_nano.py, as the exact judge's arm of equal weights is."""
+    rows = [
+        {"study": "before", "arm": "before", "seed": 1},
+        {"study": "exact", "arm": "prompt weight 1/11", "seed": 1, "cut": 34},
+    ]
+    found = evidence.same(rows, "lag", "none", 1)
+    assert found == {"study": "lag", "arm": "none", "seed": 1, "cut": 34, "of": "exact, prompt weight 1/11"}
+    assert evidence.same(rows, "lag", "none", 0) is None and evidence.same(rows, "lag", "one step", 1) is None
+
+
 def test_the_files_of_a_study(tmp_path, monkeypatch):
     """Its prompts are those of two styles, and the wrong captions are as many as the right ones."""
     monkeypatch.setattr(evidence, "SHORT", 3)
