@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench.study import OFFLINE, captions, plan, run, words  # noqa: E402  (the path comes first)
 from bench.study_report import mean_error  # noqa: E402
+from mvgrpo_jax.nano.pretrain.preference import QUALITY  # noqa: E402
 
 FACTS = ROOT / "docs" / "study" / "evidence.jsonl"
 PAGE = ROOT / "docs" / "results.md"
@@ -35,6 +36,7 @@ ITERATIONS = 60
 SHORT, LONG = 256, 128
 FIRST = 192  # held-out prompts that settings were chosen on
 SINGLE = "single view"
+WENT = ("nano-hps", "truth", "gap")
 
 
 def balanced(weight: float) -> dict[str, object]:
@@ -65,6 +67,7 @@ STUDIES: dict[str, dict[str, dict[str, object]]] = {
 }
 JUDGES = ("--judge", "scene", "--judge", "clip", "--judge", "quality=mvgrpo_jax.nano.world.quality:judge")
 JUDGES += ("--option", "quality.kind=function")
+WATCHED = {"learned": ("--judge", "hps=nano-hps", "--option", "hps.kind=clip")}  # further judges of a study's exams
 
 
 def long_prompts(count: int) -> list[str]:
@@ -121,14 +124,35 @@ def files(out: Path) -> dict[str, str]:
     return {name: str(out / file) for name, file in names.items()}
 
 
-def exam(where: list[str], out: Path, prompts: str) -> dict[str, dict[str, float]]:
+def exam(study: str, where: list[str], out: Path, prompts: str) -> dict[str, dict[str, float]]:
     """Style -> judge -> mean score."""
     if not (out / "summary.json").exists():
-        command = [sys.executable, "-m", "mvgrpo_jax.evaluate", *where, "--prompts", prompts, "--per-style", *JUDGES]
+        judges = [*JUDGES, *WATCHED.get(study, ())]
+        command = [sys.executable, "-m", "mvgrpo_jax.evaluate", *where, "--prompts", prompts, "--per-style", *judges]
         run([*command, "--steps", "8", "--seed", "1", "--out", str(out)])
     found = json.loads((out / "summary.json").read_text())
     shutil.rmtree(out / "pictures", ignore_errors=True)
     return {style: {name: judged["mean"] for name, judged in part["judges"].items()} for style, part in found["styles"].items()}
+
+
+def before(study: str, out: Path, prompts: str) -> dict:
+    """What the policy is before training, and the deviations over prompts of what a learned judge and the truth say of it."""
+    where = out / ("before" if study not in WATCHED else f"before_{study}")
+    found = exam(study, ["--pipeline", "flux-nano"], where, prompts)
+    lines = [json.loads(line) for line in (where / "scores.jsonl").read_text().splitlines()]
+    facts = {"study": "before", "arm": study if study in WATCHED else "before", "seed": 0, "equal pictures": found}
+    if study in WATCHED:
+        of = {style: [line["scores"] for line in lines if line["style"] == style] for style in found}
+        facts["deviation"] = {
+            style: {"hps": float(np.std([s["hps"] for s in rows])), "truth": float(np.std([truth(s) for s in rows]))}
+            for style, rows in of.items()
+        }
+    return facts
+
+
+def truth(scores: dict[str, float]) -> float:
+    """What nano-hps was trained to rank by."""
+    return scores["scene"] + QUALITY * scores["quality"]
 
 
 def one(study: str, arm: str, seed: int, out: Path, places: dict[str, str]) -> dict:
@@ -147,10 +171,9 @@ def one(study: str, arm: str, seed: int, out: Path, places: dict[str, str]) -> d
     facts = {"study": study, "arm": arm, "seed": seed, "iterations": ITERATIONS, "cut": cut}
     for name in (*KEPT, *(OFF_POLICY if study == "lag" else ())):
         facts[name] = [round(r[name], 5) for r in rows if name in r]
-    end = exam(["--workdir", str(workdir)], workdir / "end", places["prompts"])
-    early = (
-        end if cut == ITERATIONS else exam(["--workdir", str(workdir), "--step", str(cut)], workdir / "cut", places["prompts"])
-    )
+    look = lambda name, *step: exam(study, ["--workdir", str(workdir), *step], workdir / name, places["prompts"])
+    end = look("end")
+    early = end if cut == ITERATIONS else look("cut", "--step", str(cut))
     shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     return facts | {"equal evaluations": early, "equal pictures": end}
 
@@ -179,6 +202,25 @@ def table(rows: list[dict], study: str, moment: str) -> list[str]:
     return lines
 
 
+def hacking(rows: list[dict], study: str, moment: str) -> list[str]:
+    """How far the judge that trains and the truth that it was made from went apart: gains in deviations over prompts before
+    training."""
+    lines = ["| arm | seeds | " + " | ".join(f"{what}, {style} prompts" for style in ("short", "long") for what in WENT) + " |"]
+    lines.append("|---" * (2 + 2 * len(WENT)) + "|")
+    (start,) = (r for r in rows if (r["study"], r["arm"]) == ("before", study))
+    for arm in STUDIES[study]:
+        found = [r[moment] for r in rows if (r["study"], r["arm"]) == (study, arm)]
+        cells = []
+        for style in ("short", "long"):
+            was, scale = start["equal pictures"][style], start["deviation"][style]
+            judged = [(r[style]["hps"] - was["hps"]) / scale["hps"] for r in found]
+            true = [(truth(r[style]) - truth(was)) / scale["truth"] for r in found]
+            cells += [mean_error(judged), mean_error(true), mean_error([a - b for a, b in zip(judged, true, strict=True)])]
+        if found:
+            lines.append(f"| {arm} | {len(found)} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def report(rows: list[dict]) -> list[str]:
     """Every study's tables, after what the policy was before training."""
     titles = {
@@ -188,13 +230,15 @@ def report(rows: list[dict]) -> list[str]:
         "lag": "Rollouts drawn before the update (the exact judge, prompt weight 1/11)",
     }
     lines = []
-    if before := [r for r in rows if r["study"] == "before"]:
-        of = before[0]["equal pictures"]
+    if found := [r for r in rows if r["study"] == "before"]:
+        of = found[0]["equal pictures"]
         lines += ["Before training: " + ", ".join(f"{n} {of[s][n]:.3f} ({s})" for s in of for n in of[s]) + ".", ""]
     for study, title in titles.items():
         found = [r for r in rows if r["study"] == study]
         for moment in ("equal pictures", "equal evaluations") if found else ():
             lines += [f"{title}, at {moment}:", "", *table(found, study, moment), ""]
+            if study in WATCHED:
+                lines += ["Gains in deviations over prompts:", "", *hacking(rows, study, moment), ""]
     return lines
 
 
@@ -226,10 +270,10 @@ def main() -> None:
             with FACTS.open("a") as file:
                 file.write(json.dumps(facts) + "\n")
 
-        if not any(r["study"] == "before" for r in rows):
-            found = exam(["--pipeline", "flux-nano"], options.out / "before", places["prompts"])
-            add({"study": "before", "arm": "before", "seed": 0, "equal pictures": found})
         for study in options.study or STUDIES:
+            start = study if study in WATCHED else "before"
+            if not any((r["study"], r["arm"]) == ("before", start) for r in rows):
+                add(before(study, options.out, places["prompts"]))
             for seed in range(options.seeds):  # every arm once, then again: what is there early can be compared
                 for arm in options.arm or STUDIES[study]:
                     if not any((r["study"], r["arm"], r["seed"]) == (study, arm, seed) for r in rows):

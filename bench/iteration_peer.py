@@ -67,7 +67,7 @@ class Samples(NamedTuple):
 
 
 class Peer:
-    """network: FluxTransformer2DModel, or what torch.compile made of it. together: trained steps that one backward pass of
+    """network: FluxTransformer2DModel, its blocks compiled or not. together: trained steps that one backward pass of
     the batched way takes."""
 
     def __init__(self, network, optimizer: torch.optim.Optimizer, task: Task, way: str, together: int = 1):

@@ -50,6 +50,16 @@ def test_differences_are_paired_by_seed():
     assert evidence.table(rows, "exact", "equal pictures")[-1].endswith("| 0.100 +- 0.000 | 0.100 +- 0.000 |")
 
 
+def test_the_gap_of_a_judge_and_the_truth():
+    """By hand: the judge gains 0.2 of deviation 0.1, the truth 0.05 + 0.5 * 0.1 of deviation 0.2."""
+    part = lambda hps, scene, quality: {s: {"hps": hps, "scene": scene, "quality": quality} for s in ("short", "long")}
+    deviation = {style: {"hps": 0.1, "truth": 0.2} for style in ("short", "long")}
+    start = {"study": "before", "arm": "learned", "seed": 0, "equal pictures": part(1.0, 0.6, 0.7), "deviation": deviation}
+    row = {"study": "learned", "arm": "single view", "seed": 0, "equal pictures": part(1.2, 0.65, 0.8)}
+    found = evidence.hacking([start, row, row | {"seed": 1}], "learned", "equal pictures")[-1]
+    assert found == "| single view | 2 |" + " 2.000 +- 0.000 | 0.500 +- 0.000 | 1.500 +- 0.000 |" * 2
+
+
 def test_a_run_that_another_study_had_is_not_made_again():
     """The lag's first arm is the default of configs/flux_nano.py, as the exact judge's arm of equal weights is."""
     rows = [
